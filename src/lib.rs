@@ -1,0 +1,2 @@
+//! Malachor.
+pub mod phi;
