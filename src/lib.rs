@@ -1,2 +1,7 @@
 //! Malachor.
+pub mod catalog;
+pub mod checks;
+pub mod crypto;
+pub mod domain;
+pub mod host;
 pub mod phi;

@@ -1,0 +1,10 @@
+//! Runbooks, rules and the HIPAA catalogue: content, compiled once at start, reported on like a compiler.
+
+mod diagnostic;
+mod load;
+mod rule;
+mod runbook;
+mod source;
+
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use load::{Catalog, EMBEDDED, Mismatch, run_examples, run_rule_examples};

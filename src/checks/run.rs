@@ -1,0 +1,92 @@
+//! From a runbook's `detect` to an [`Observation`], whatever goes wrong on the way.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::domain::finding::{Observation, Problem, ProblemKind};
+use crate::domain::runbook::{FactSource, Runbook};
+use crate::host::{Cmd, Host, HostError};
+
+/// What a collector is given.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The machine.
+    pub host: &'a Host,
+    /// The runbook's settings, complete and checked.
+    pub settings: &'a Map<String, Value>,
+    /// Now, for ages.
+    pub now: Timestamp,
+    /// What the agent knows about itself (queue, database, version), for its own health.
+    pub own: &'a Value,
+}
+
+/// Facts in the making: a fact is set, or why it could not be.
+#[derive(Debug, Default)]
+pub struct Facts {
+    facts: Map<String, Value>,
+    problems: Vec<Problem>,
+}
+
+impl Facts {
+    /// Sets a fact.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.facts.insert(name.to_owned(), value.into());
+    }
+
+    /// Sets a fact from a result, or notes why it is not known.
+    pub fn learn<T: Into<Value>>(&mut self, name: &str, result: Result<T, HostError>) {
+        match result {
+            Ok(value) => self.set(name, value),
+            Err(error) => self.fail(name, &error),
+        }
+    }
+
+    /// Notes why a fact is not known; nothing may set it.
+    pub fn fail(&mut self, name: &str, error: &HostError) {
+        self.problem(name, error.kind(), error.to_string());
+    }
+
+    /// Notes an obstacle in words.
+    pub fn problem(&mut self, fact: &str, kind: ProblemKind, say: impl Into<String>) {
+        self.problems.push(Problem { fact: fact.to_owned(), kind, say: say.into() });
+    }
+}
+
+impl From<Facts> for Observation {
+    fn from(facts: Facts) -> Self {
+        Self { facts: Value::Object(facts.facts), problems: facts.problems }
+    }
+}
+
+/// Runs a runbook's `detect` within its deadline. Never fails: what could not be learned is a problem.
+pub async fn observe(runbook: &Runbook, context: Context<'_>) -> Observation {
+    let work = async {
+        match &runbook.detect.source {
+            FactSource::Collector(name) => super::linux::collect(name, context).await,
+            FactSource::Exec(argv) => from_program(argv, runbook.detect.timeout, context).await,
+        }
+    };
+    match tokio::time::timeout(runbook.detect.timeout, work).await {
+        Ok(observation) => observation,
+        Err(_) => nothing(ProblemKind::Timeout, format!("no facts within {} s", runbook.detect.timeout.as_secs())),
+    }
+}
+
+/// An observation without facts, and why.
+pub fn nothing(kind: ProblemKind, say: impl Into<String>) -> Observation {
+    Observation { facts: json!({}), problems: vec![Problem { fact: String::new(), kind, say: say.into() }] }
+}
+
+async fn from_program(argv: &[String], timeout: std::time::Duration, context: Context<'_>) -> Observation {
+    let cmd = Cmd::new(argv.iter().cloned()).timeout(timeout);
+    let what = cmd.line();
+    let facts = match context.host.run_ok(cmd).await {
+        Ok(output) => output.json(&what),
+        Err(error) => Err(error),
+    };
+    match facts {
+        Ok(Value::Object(facts)) => Observation { facts: Value::Object(facts), problems: Vec::new() },
+        Ok(_) => nothing(ProblemKind::Garbage, format!("{what}: printed JSON that is not an object")),
+        Err(error) => nothing(error.kind(), error.to_string()),
+    }
+}

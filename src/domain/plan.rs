@@ -1,0 +1,147 @@
+//! A plan is data: exactly what would be done, to what, by whom chosen, and why. What `--dry-run` prints is this value.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::id::{CheckId, RecordId, RuleId, Target};
+
+/// Who chose the runbook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Tier {
+    /// A deterministic rule.
+    L1,
+    /// A language model, from the enabled catalogue.
+    L2,
+    /// A person.
+    L3,
+}
+
+impl Tier {
+    /// The printed word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::L1 => "L1",
+            Self::L2 => "L2",
+            Self::L3 => "L3",
+        }
+    }
+}
+
+/// What chose it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// An L1 rule.
+    Rule(RuleId),
+    /// A named person.
+    Person(String),
+}
+
+/// One remediation of one incident, ready to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Form of this value; 1.
+    pub version: u32,
+    /// The incident it answers.
+    pub incident: RecordId,
+    /// What it acts on.
+    pub target: Target,
+    /// The runbook.
+    pub runbook: CheckId,
+    /// Its hash: a changed runbook is another plan.
+    pub runbook_sha256: String,
+    /// Who chose.
+    pub tier: Tier,
+    /// What chose.
+    pub origin: Origin,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// Checked parameters, complete.
+    pub params: Map<String, Value>,
+    /// Interrupts people's work.
+    pub disruptive: bool,
+    /// Needs a person's yes.
+    pub approval: bool,
+    /// The steps as they would run.
+    pub steps: Vec<PlannedStep>,
+    /// The steps that would undo them.
+    pub rollback: Vec<PlannedStep>,
+    /// SHA-256 of the facts it was made from, hex: an approval is bound to them.
+    pub facts_sha256: String,
+}
+
+/// A step with its arguments filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum PlannedAction {
+    /// A program and its arguments.
+    Exec {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Statuses that count as success.
+        ok: Vec<i32>,
+    },
+    /// A unit's state.
+    Unit {
+        /// What to do.
+        verb: super::runbook::UnitVerb,
+        /// The unit.
+        unit: String,
+    },
+    /// A file's content.
+    File {
+        /// Absolute path.
+        path: String,
+        /// Content.
+        content: String,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// A ruleset loaded in one transaction, that reverts by itself unless confirmed.
+    NftLoad {
+        /// Path of the ruleset.
+        file: String,
+        /// Seconds until it reverts.
+        revert_after_s: u64,
+    },
+    /// The snapshot put back.
+    Restore,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedStep {
+    /// What it does.
+    pub action: PlannedAction,
+    /// Deadline in seconds.
+    pub timeout_s: u64,
+}
+
+impl PlannedStep {
+    /// The step in one line.
+    pub fn line(&self) -> String {
+        match &self.action {
+            PlannedAction::Exec { argv, .. } => argv.join(" "),
+            PlannedAction::Unit { verb, unit } => format!("systemctl {} {unit}", verb.word()),
+            PlannedAction::File { path, content, mode } => {
+                format!("write {path} ({} bytes, mode {mode:04o})", content.len())
+            }
+            PlannedAction::NftLoad { file, revert_after_s } => {
+                format!("nft -f {file} (reverts by itself after {revert_after_s} s unless verified)")
+            }
+            PlannedAction::Restore => "put the snapshot back".to_owned(),
+        }
+    }
+}
+
+/// What a step did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Applied {
+    /// It was already so.
+    Kept,
+    /// It was changed; the difference in words or as a diff.
+    Repaired(String),
+}

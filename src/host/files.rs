@@ -1,0 +1,153 @@
+//! Reading and replacing files below the host's root.
+
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use jiff::Timestamp;
+
+use super::{Host, HostError};
+
+/// A file larger than this is not read by a collector.
+const READ_CAP: u64 = 4 * 1024 * 1024;
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link (not followed).
+    Link,
+    /// A socket, device or pipe.
+    Other,
+}
+
+/// What `lstat` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Kind of file.
+    pub kind: FileKind,
+    /// Permission bits, `0o7777`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Last change of content; `None` where the time is outside what can be represented.
+    pub modified: Option<Timestamp>,
+}
+
+/// Use of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FsUsage {
+    /// All bytes.
+    pub bytes_total: u64,
+    /// Bytes an unprivileged user can still write.
+    pub bytes_available: u64,
+    /// All inodes; zero where the file system has no fixed number.
+    pub inodes_total: u64,
+    /// Free inodes.
+    pub inodes_free: u64,
+}
+
+impl Host {
+    /// The text of a file (lossy UTF-8, at most 4 MiB).
+    pub fn read(&self, path: &str) -> Result<String, HostError> {
+        self.read_bytes(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The bytes of a file, at most 4 MiB.
+    pub fn read_bytes(&self, path: &str) -> Result<Vec<u8>, HostError> {
+        let file = std::fs::File::open(self.path(path)).map_err(|error| HostError::from_io(path, &error))?;
+        let mut bytes = Vec::new();
+        file.take(READ_CAP + 1).read_to_end(&mut bytes).map_err(|error| HostError::from_io(path, &error))?;
+        if bytes.len() as u64 > READ_CAP {
+            return Err(HostError::Garbage { what: path.to_owned(), why: "larger than 4 MiB".to_owned() });
+        }
+        Ok(bytes)
+    }
+
+    /// The names in a directory, sorted.
+    pub fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
+        let entries = std::fs::read_dir(self.path(path)).map_err(|error| HostError::from_io(path, &error))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| HostError::from_io(path, &error))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// What a path is, without following a link.
+    pub fn stat(&self, path: &str) -> Result<Stat, HostError> {
+        let meta = std::fs::symlink_metadata(self.path(path)).map_err(|error| HostError::from_io(path, &error))?;
+        let kind = match meta.file_type() {
+            kind if kind.is_file() => FileKind::File,
+            kind if kind.is_dir() => FileKind::Dir,
+            kind if kind.is_symlink() => FileKind::Link,
+            _ => FileKind::Other,
+        };
+        Ok(Stat {
+            kind,
+            mode: meta.permissions().mode() & 0o7777,
+            uid: meta.uid(),
+            gid: meta.gid(),
+            size: meta.len(),
+            modified: Timestamp::new(meta.mtime(), 0).ok(),
+        })
+    }
+
+    /// Whether something is there, a dangling link included.
+    pub fn exists(&self, path: &str) -> bool {
+        self.stat(path).is_ok()
+    }
+
+    /// The text of a symbolic link.
+    pub fn read_link(&self, path: &str) -> Result<String, HostError> {
+        std::fs::read_link(self.path(path))
+            .map(|target| target.to_string_lossy().into_owned())
+            .map_err(|error| HostError::from_io(path, &error))
+    }
+
+    /// Use of the file system that holds `path`.
+    pub fn fs_usage(&self, path: &str) -> Result<FsUsage, HostError> {
+        let stat = rustix::fs::statvfs(self.path(path))
+            .map_err(|error| HostError::from_io(path, &std::io::Error::from(error)))?;
+        Ok(FsUsage {
+            bytes_total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            bytes_available: stat.f_bavail.saturating_mul(stat.f_frsize),
+            inodes_total: stat.f_files,
+            inodes_free: stat.f_ffree,
+        })
+    }
+
+    /// Replaces a file atomically: new file beside it, same directory, fsync, rename, fsync of the directory.
+    pub fn replace(&self, path: &str, content: &[u8], mode: u32) -> Result<(), HostError> {
+        let io = |error: &std::io::Error| HostError::from_io(path, error);
+        let full = self.path(path);
+        let dir = full.parent().ok_or_else(|| HostError::Missing(format!("directory of {path}")))?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".malachor-")
+            .permissions(std::fs::Permissions::from_mode(mode))
+            .tempfile_in(dir)
+            .map_err(|error| io(&error))?;
+        std::io::Write::write_all(&mut file, content).map_err(|error| io(&error))?;
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).map_err(|error| io(&error))?;
+        file.as_file().sync_all().map_err(|error| io(&error))?;
+        file.persist(&full).map_err(|error| io(&error.error))?;
+        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| io(&error))
+    }
+
+    /// Removes a file; it is no error if it is not there.
+    pub fn remove(&self, path: &str) -> Result<(), HostError> {
+        match std::fs::remove_file(self.path(path)) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(HostError::from_io(path, &error)),
+        }
+    }
+}
