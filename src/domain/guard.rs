@@ -398,7 +398,7 @@ mod tests {
             approval,
             steps: Vec::new(),
             rollback: Vec::new(),
-            facts_sha256: String::new(),
+            drift: "00112233445566778899aabbccddeeff".parse().unwrap(),
         }
     }
 

@@ -33,8 +33,6 @@ pub struct Basis<'a> {
     pub finding: &'a Finding,
     /// Settings of the runbook, complete.
     pub settings: &'a Map<String, Value>,
-    /// SHA-256 of the facts.
-    pub facts_sha256: &'a str,
 }
 
 /// Why no plan can be made.
@@ -87,7 +85,7 @@ pub fn make(runbook: &Runbook, basis: Basis<'_>, choice: Choice) -> Result<Plan,
         approval: remediate.approval,
         steps: scope.steps(&remediate.steps)?,
         rollback: scope.steps(&remediate.rollback)?,
-        facts_sha256: basis.facts_sha256.to_owned(),
+        drift: basis.incident.signature.clone(),
         params,
     })
 }

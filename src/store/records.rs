@@ -102,10 +102,20 @@ impl Tx<'_> {
             let sql = "INSERT OR IGNORE INTO failure (check_id, target, at) VALUES (?1, ?2, ?3)";
             self.run(sql, params![finding.check.as_str(), finding.target.as_str(), finding.observed_at.to_string()])?;
         }
-        let sql = "INSERT OR REPLACE INTO finding (check_id, target, observed_at, since, fails_in_row, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let sql = "INSERT INTO finding (check_id, target, observed_at, since, fails_in_row, last_pass, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                   ON CONFLICT (check_id, target) DO UPDATE SET observed_at = excluded.observed_at, since = excluded.since,
+                   fails_in_row = excluded.fails_in_row, last_pass = coalesce(excluded.last_pass, last_pass), body = excluded.body";
         let (check, target, at) = (finding.check.as_str(), finding.target.as_str(), finding.observed_at.to_string());
-        self.run(sql, params![check, target, at, since.to_string(), fails_in_row, json(finding)?])?;
+        let last_pass = (finding.verdict == Verdict::Pass).then(|| at.clone());
+        self.run(sql, params![check, target, at, since.to_string(), fails_in_row, last_pass, json(finding)?])?;
         Ok(KnownFinding { finding: finding.clone(), since, fails_in_row })
+    }
+
+    /// Whether a check ever passed.
+    pub fn ever_passed(&self, check: &CheckId, target: &Target) -> Result<bool, StoreError> {
+        let sql = "SELECT last_pass IS NOT NULL FROM finding WHERE check_id = ?1 AND target = ?2";
+        let passed = self.one(sql, params![check.as_str(), target.as_str()], |row| row.get(0).map_err(StoreError::from))?;
+        Ok(passed.unwrap_or(false))
     }
 
     /// When a check turned from passing to failing.

@@ -13,6 +13,7 @@ CREATE TABLE finding (
     observed_at  TEXT NOT NULL,
     since        TEXT NOT NULL,
     fails_in_row INTEGER NOT NULL,
+    last_pass    TEXT,
     body         TEXT NOT NULL,
     PRIMARY KEY (check_id, target)
 ) STRICT;
