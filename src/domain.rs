@@ -1,0 +1,3 @@
+//! The vocabulary as pure types: no I/O, no clock, no async.
+
+pub mod entry;
