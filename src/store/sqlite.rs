@@ -10,7 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::domain::entry::{EntryDraft, SealContext};
 use crate::phi::Scrubbed;
 
-use super::log::{Appended, LogWriter};
+use crate::crypto::keys::VerifierKey;
+use crate::crypto::note::Checkpoint;
+
+use super::log::{Appended, LogWriter, check_head};
 use super::{StoreError, migrate};
 
 /// The database's name inside a state directory.
@@ -34,6 +37,11 @@ pub struct Tx<'a> {
 }
 
 impl Tx<'_> {
+    /// Verifies the last head against the stored tree; `None` for an empty log.
+    pub fn check_head(&self, key: &VerifierKey) -> Result<Option<Checkpoint>, StoreError> {
+        check_head(&self.sql, key).map_err(StoreError::Log)
+    }
+
     /// Seals statements into the log and queues them for the server, in this transaction.
     pub fn append(&self, drafts: &[Scrubbed<EntryDraft>], context: &SealContext) -> Result<Appended, StoreError> {
         let log = self.log.ok_or(StoreError::NoKeys)?;
