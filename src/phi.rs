@@ -16,6 +16,7 @@ mod gather;
 mod json;
 mod kind;
 mod names;
+mod patterns;
 mod rules;
 mod safe;
 mod segments;
@@ -108,7 +109,7 @@ impl Scrubber {
 
     /// Replaces every identifier found in `text`.
     ///
-    /// A second pass changes nothing, and valid JSON stays valid. Text longer than [`MAX_TEXT`] becomes
+    /// A second pass changes nothing; a JSON object, array or string stays valid JSON. Text longer than [`MAX_TEXT`] becomes
     /// `[DROPPED#len]`.
     pub fn text(&self, text: &str) -> String {
         if tag::is_dropped(text) {
@@ -125,12 +126,15 @@ impl Scrubber {
         tag::dropped(text.len())
     }
 
-    /// One pass over all lines; `None` when nothing was found.
+    /// One pass over the text, as JSON or line by line; `None` when nothing was found.
     fn round(&self, text: &str) -> Option<String> {
+        if let Some(scrubbed) = self.json(text) {
+            return Some(scrubbed);
+        }
         let mut out = String::new();
         let mut changed = false;
         for line in text.split_inclusive(['\n', '\r']) {
-            match self.line(line) {
+            match self.json(line).or_else(|| self.line(line)) {
                 Some(scrubbed) => {
                     changed = true;
                     out.push_str(&scrubbed);
@@ -138,10 +142,18 @@ impl Scrubber {
                 None => out.push_str(line),
             }
         }
-        if !changed {
+        changed.then(|| keep_json(text, out))
+    }
+
+    /// The text as JSON, each member read by its name; `None` when it is none or nothing was found.
+    fn json(&self, text: &str) -> Option<String> {
+        let body = text.trim();
+        if !body.starts_with(['{', '[']) {
             return None;
         }
-        Some(self.keep_json(text, out))
+        let value: serde_json::Value = serde_json::from_str(body).ok()?;
+        let scrubbed = value.clone().scrub(self);
+        (scrubbed != value).then(|| text.replacen(body, &scrubbed.to_string(), 1))
     }
 
     /// One pass over one line; `None` when nothing was found.
@@ -158,21 +170,18 @@ impl Scrubber {
             at = span.range.end;
         }
         out.push_str(line.get(at..)?);
-        Some(self.keep_json(line, out))
-    }
-
-    /// `after`, or where a tag broke the JSON that `before` was, the same value scrubbed member by member.
-    fn keep_json(&self, before: &str, after: String) -> String {
-        if !before.trim_start().starts_with(['{', '[', '"']) || json::is_valid(&after) {
-            return after;
-        }
-        match serde_json::from_str::<serde_json::Value>(before) {
-            Ok(value) => value.scrub(self).to_string(),
-            Err(_) => after,
-        }
+        Some(keep_json(line, out))
     }
 
     fn tag(&self, kind: Kind, value: &str) -> String {
         self.tagger.tag(kind, value)
     }
+}
+
+/// `after`; but where tags broke the JSON that `before` was, nothing of it can be kept.
+fn keep_json(before: &str, after: String) -> String {
+    if !before.trim_start().starts_with(['{', '[', '"']) || !json::is_valid(before) || json::is_valid(&after) {
+        return after;
+    }
+    serde_json::Value::String(tag::dropped(before.len())).to_string()
 }

@@ -16,11 +16,13 @@ pub(super) fn spans(line: &str) -> Vec<Span> {
     let structures = safe::structures(line);
     let mut keep = |span: Span, trust: Trust| {
         if trust == Trust::Label || !safe::touches(&structures, &span.range) {
-            found.extend(outside(&tags, span));
+            found.extend(outside(&tags, &span));
         }
     };
     if look.segments {
-        segments::find(line).into_iter().for_each(|span| keep(span, Trust::Label));
+        for span in segments::find(line) {
+            keep(span, Trust::Label);
+        }
     }
     for (span, trust) in rules::apply(line, &look) {
         keep(span, trust);
@@ -28,7 +30,7 @@ pub(super) fn spans(line: &str) -> Vec<Span> {
     if found.iter().any(|span| span.kind.is_proof()) {
         for span in rules::company(line) {
             if !safe::touches(&structures, &span.range) {
-                found.extend(outside(&tags, span));
+                found.extend(outside(&tags, &span));
             }
         }
     }
@@ -36,7 +38,7 @@ pub(super) fn spans(line: &str) -> Vec<Span> {
 }
 
 /// The parts of `span` that are not yet tags and hold a letter or digit.
-fn outside(tags: &[Range<usize>], span: Span) -> Vec<Span> {
+fn outside(tags: &[Range<usize>], span: &Span) -> Vec<Span> {
     let mut parts = Vec::new();
     let mut at = span.range.start;
     for tag in tags.iter().filter(|tag| tag.start < span.range.end && span.range.start < tag.end) {

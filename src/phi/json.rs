@@ -6,7 +6,7 @@ use super::fields::field_kind;
 use super::{Kind, Scrub, Scrubber, fields};
 
 impl Scrub for Value {
-    /// Scrubs all strings, and numbers whose member name labels an identifier; member names stay.
+    /// Scrubs all strings and numbers; a number that is an identifier becomes a string; member names stay.
     fn scrub(self, scrubber: &Scrubber) -> Self {
         value(self, scrubber, Whose::Nobody)
     }
@@ -21,7 +21,12 @@ enum Whose {
 
 fn value(given: Value, scrubber: &Scrubber, whose: Whose) -> Value {
     match given {
-        Value::Null | Value::Bool(_) | Value::Number(_) => given,
+        Value::Null | Value::Bool(_) => given,
+        Value::Number(ref number) => {
+            let digits = number.to_string();
+            let scrubbed = scrubber.text(&digits);
+            if scrubbed == digits { given } else { Value::String(scrubbed) }
+        }
         Value::String(text) => Value::String(scrubber.text(&text)),
         Value::Array(items) => Value::Array(items.into_iter().map(|item| value(item, scrubber, whose)).collect()),
         Value::Object(members) => {
@@ -54,7 +59,7 @@ fn member_item(scrubber: &Scrubber, kind: Kind, item: Value, whose: Whose) -> Va
 
 /// The whole text as one identifier, unless it says nothing or is a tag already.
 fn labelled(scrubber: &Scrubber, kind: Kind, text: String) -> String {
-    let is_tag = super::safe::tags(&text).iter().any(|tag| *tag == (0..text.len()));
+    let is_tag = super::safe::tags(&text).contains(&(0..text.len()));
     if is_tag || fields::is_nothing(&text) { text } else { scrubber.tag(kind, &text) }
 }
 

@@ -9,9 +9,14 @@ use super::fields::is_nothing;
 use super::rules::compile;
 
 /// One to four capitalised words, `Last, First`, `LAST^FIRST` or `First_Last`, with initials and particles.
-pub(super) const NAME: &str = r"[A-Z\xc3-\xc5][A-Za-z\x80-\xff'-]+(?:(?:, ?| |_|\^)(?:(?:de|la|del|van|von|der|den|bin|al|da|dos|el) ){0,2}(?:[A-Z\xc3-\xc5][A-Za-z\x80-\xff'-]+|[A-Z]\b\.?)){0,3}";
+pub(super) fn pattern(least: u8) -> String {
+    const WORD: &str = r"[A-Z\xc3-\xc5][A-Za-z\x80-\xff'-]+";
+    const PARTICLES: &str = "(?:(?:de|la|del|van|von|der|den|bin|al|da|dos|el) ){0,2}";
+    format!(r"{WORD}(?:(?:, ?| |_|\^){PARTICLES}(?:{WORD}|[A-Z]\b\.?)){{{},3}}", least.saturating_sub(1))
+}
 
-static RUN: LazyLock<Regex> = LazyLock::new(|| compile(&format!(r"(?:^|[^A-Za-z0-9\x80-\xff@.])(?P<v>{NAME})")));
+static RUN: LazyLock<Regex> =
+    LazyLock::new(|| compile(&format!(r"(?:^|[^A-Za-z0-9\x80-\xff@.])(?P<v>{})", pattern(2))));
 
 /// Capitalised words of computers and clinics, sorted, in lower case.
 static WORDS: LazyLock<Vec<&str>> = LazyLock::new(|| sorted(include_str!("words.txt")));
@@ -38,7 +43,8 @@ fn words(run: &str) -> Vec<(Range<usize>, &str)> {
         match (start, inside) {
             (None, true) => start = Some(i),
             (Some(from), false) => {
-                words.extend(run.get(from..i).map(|word| (from..i, word)));
+                let word = run.get(from..i).unwrap_or_default().trim_end_matches(['\'', '-']);
+                words.push((from..from + word.len(), word));
                 start = None;
             }
             (None, false) | (Some(_), true) => {}
@@ -77,25 +83,29 @@ fn is_shouted(word: &str) -> bool {
 pub(super) fn after_label(run: &str, least: usize) -> Option<Range<usize>> {
     let words = words(run);
     let first_shouted = words.first().is_some_and(|(_, word)| is_shouted(word));
-    let fits = |word: &str| may_be_part(word) && (word.len() < 3 || is_particle(word) || is_shouted(word) == first_shouted);
+    let fits =
+        |word: &str| may_be_part(word) && (word.len() < 3 || is_particle(word) || is_shouted(word) == first_shouted);
     let name: Vec<_> = words.iter().take_while(|(_, word)| fits(word)).collect();
     let whole = name.iter().filter(|(_, word)| word.chars().count() > 2 || !word.ends_with('.')).count();
-    let (first, last) = (name.first()?, name.last()?);
-    (whole >= least && !is_nothing(first.1)).then(|| first.0.start..last.0.end)
+    let (begin, end) = (name.first()?, name.last()?);
+    (whole >= least && !is_nothing(begin.1)).then_some(begin.0.start..end.0.end)
 }
 
 /// The part of a run that holds a given name nobody would take for another word, with a second word.
 pub(super) fn well_known(run: &str) -> Option<Range<usize>> {
-    pieces(run).into_iter().find(|piece| {
-        let words = words(run.get(piece.clone()).unwrap_or_default());
-        let given = words.iter().take(2).any(|(_, word)| is_in(&GIVEN, word));
-        given && !words.iter().all(|(_, word)| is_shouted(word))
-    }).or_else(|| {
-        let piece = pieces(run).into_iter().next()?;
-        let text = run.get(piece.clone())?;
-        let apart = text.contains([',', '^']) && words(text).iter().any(|(_, word)| is_in(&GIVEN, word));
-        apart.then_some(piece)
-    })
+    pieces(run)
+        .into_iter()
+        .find(|piece| {
+            let words = words(run.get(piece.clone()).unwrap_or_default());
+            let given = words.iter().take(2).any(|(_, word)| is_in(&GIVEN, word));
+            given && !words.iter().all(|(_, word)| is_shouted(word))
+        })
+        .or_else(|| {
+            let piece = pieces(run).into_iter().next()?;
+            let text = run.get(piece.clone())?;
+            let apart = text.contains([',', '^']) && words(text).iter().any(|(_, word)| is_in(&GIVEN, word));
+            apart.then_some(piece)
+        })
 }
 
 /// Where names stand in a line that is known to speak of a person.
@@ -106,9 +116,9 @@ pub(super) fn in_company(line: &str) -> Vec<Range<usize>> {
         let start = line.floor_char_boundary(run.start());
         let Some(text) = line.get(start..line.ceil_char_boundary(run.end())) else { continue };
         for piece in pieces(text) {
-            let shouted = text.get(piece.clone()).is_some_and(|name| {
-                !name.contains([',', '^']) && words(name).iter().any(|(_, word)| is_shouted(word))
-            });
+            let shouted = text
+                .get(piece.clone())
+                .is_some_and(|name| !name.contains([',', '^']) && words(name).iter().any(|(_, word)| is_shouted(word)));
             if !shouted {
                 found.push(start + piece.start..start + piece.end);
             }
@@ -149,8 +159,20 @@ pub(super) fn may_be_a_name(value: &str, assigned: bool) -> bool {
 /// Whether a path so far goes through a folder of patients' files.
 pub(super) fn in_patient_path(before: &str) -> bool {
     const FOLDERS: [&str; 14] = [
-        "patient", "chart", "record", "intake", "xray", "x-ray", "dicom", "scan", "superbill", "referral", "consent",
-        "letter", "labs", "ehr",
+        "patient",
+        "chart",
+        "record",
+        "intake",
+        "xray",
+        "x-ray",
+        "dicom",
+        "scan",
+        "superbill",
+        "referral",
+        "consent",
+        "letter",
+        "labs",
+        "ehr",
     ];
     let path = before.rsplit([' ', '"', '\'', '=']).next().unwrap_or_default().to_ascii_lowercase();
     path.contains(['/', '\\']) && FOLDERS.iter().any(|folder| path.contains(folder))
@@ -159,8 +181,24 @@ pub(super) fn in_patient_path(before: &str) -> bool {
 /// Whether an address of the form `a@b` belongs to a machine, a unit or an algorithm.
 pub(super) fn is_machine_domain(address: &str) -> bool {
     const ENDS: [&str; 18] = [
-        ".service", ".socket", ".timer", ".mount", ".automount", ".target", ".slice", ".scope", ".path", ".device",
-        ".swap", ".local", ".localdomain", ".lan", ".internal", ".arpa", "@openssh.com", "@libssh.org",
+        ".service",
+        ".socket",
+        ".timer",
+        ".mount",
+        ".automount",
+        ".target",
+        ".slice",
+        ".scope",
+        ".path",
+        ".device",
+        ".swap",
+        ".local",
+        ".localdomain",
+        ".lan",
+        ".internal",
+        ".arpa",
+        "@openssh.com",
+        "@libssh.org",
     ];
     let address = address.to_ascii_lowercase();
     ENDS.iter().any(|end| address.ends_with(end))
@@ -169,12 +207,24 @@ pub(super) fn is_machine_domain(address: &str) -> bool {
 /// Whether a link opens one person's page: a portal's, with a secret in its path or query.
 pub(super) fn is_personal_link(link: &str) -> bool {
     const PLACES: [&str; 12] = [
-        "portal", "chart", "patient", "reset", "invite", "appointment", "telehealth", "visit", "intake", "statement",
-        "mrn=", "dob=",
+        "portal",
+        "chart",
+        "patient",
+        "reset",
+        "invite",
+        "appointment",
+        "telehealth",
+        "visit",
+        "intake",
+        "statement",
+        "mrn=",
+        "dob=",
     ];
     let lower = link.to_ascii_lowercase();
     let secret = link.split(['/', '?', '&', '=', '#']).skip(3).any(|part| {
-        part.len() >= 6 && part.bytes().any(|b| b.is_ascii_digit()) && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        part.len() >= 6
+            && part.bytes().any(|b| b.is_ascii_digit())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
     });
     secret && PLACES.iter().any(|place| lower.contains(place))
 }
@@ -182,8 +232,20 @@ pub(super) fn is_personal_link(link: &str) -> bool {
 /// Whether an account name belongs to the system, or to us, and to no person.
 pub(super) fn is_system_account(name: &str) -> bool {
     const ACCOUNTS: [&str; 14] = [
-        "public", "default", "administrator", "admin", "all", "user", "users", "root", "system", "malachor", "ubuntu",
-        "debian", "nixos", "service",
+        "public",
+        "default",
+        "administrator",
+        "admin",
+        "all",
+        "user",
+        "users",
+        "root",
+        "system",
+        "malachor",
+        "ubuntu",
+        "debian",
+        "nixos",
+        "service",
     ];
     let name = name.to_ascii_lowercase();
     ACCOUNTS.contains(&name.as_str()) || name.starts_with("malachor-") || name.starts_with("default")

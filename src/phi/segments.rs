@@ -66,19 +66,19 @@ const X12: &[(&str, &[(usize, Kind)])] = &[
 /// REF qualifiers whose value belongs to a person.
 const PERSONAL_REF: &[&str] = &["SY", "EJ", "1L", "1W", "23", "0F", "IG", "EA", "D9", "F8", "Y4"];
 
-static HL7_SEGMENT: LazyLock<Regex> = LazyLock::new(|| compile(r#"\b(?P<k>[A-Z][A-Z0-9]{2})\|(?P<v>[^"\\<>]*)"#));
+static HL7_HEAD: LazyLock<Regex> = LazyLock::new(|| compile(r"\b(?P<k>PID|NK1|GT1|IN1|MRG|PV1)\|"));
+static HL7_END: LazyLock<Regex> = LazyLock::new(|| compile(r#"["<>]|\\[rn]|[ \t][A-Z][A-Z0-9]{2}\|"#));
 static X12_SEGMENT: LazyLock<Regex> = LazyLock::new(|| compile(r#"\b(?P<k>NM1|N3|N4|DMG|REF|CLM)\*(?P<v>[^~"\\<>]*)"#));
-static NEXT_HL7: LazyLock<Regex> = LazyLock::new(|| compile(r"[ \t][A-Z][A-Z0-9]{2}\|"));
-static DICOM: LazyLock<Regex> = LazyLock::new(|| {
-    compile(r"\((?P<k>0010,[0-9A-Fa-f]{4}|0008,0050)\) +(?:[A-Z]{2} +)?[\[=](?P<v>[^\]\\]+)\]?")
-});
+static DICOM: LazyLock<Regex> =
+    LazyLock::new(|| compile(r"\((?P<k>0010,[0-9A-Fa-f]{4}|0008,0050)\) +(?:[A-Z]{2} +)?[\[=](?P<v>[^\]\\]+)\]?"));
 
 /// The identifiers in segments of `line`.
 pub(super) fn find(line: &str) -> Vec<Span> {
     let mut found = Vec::new();
-    for (name, value) in segments(line, &HL7_SEGMENT) {
-        let value = first_segment(line, value);
-        found.extend(fields(line, value, '|', table(HL7, name)));
+    for head in HL7_HEAD.captures_iter(line.as_bytes()) {
+        let (Some(whole), Some(name)) = (head.get(0), head.name("k")) else { continue };
+        let name = line.get(name.range()).unwrap_or_default();
+        found.extend(fields(line, hl7_body(line, whole.end()), '|', table(HL7, name)));
     }
     for (name, value) in segments(line, &X12_SEGMENT) {
         if is_personal(name, line.get(value.clone()).unwrap_or_default()) {
@@ -96,11 +96,11 @@ fn segments<'a>(line: &'a str, regex: &'a Regex) -> impl Iterator<Item = (&'a st
     })
 }
 
-/// Cuts where another segment of the same line begins.
-fn first_segment(line: &str, value: Range<usize>) -> Range<usize> {
-    let text = line.get(value.clone()).unwrap_or_default();
-    let end = NEXT_HL7.find(text.as_bytes()).map_or(value.end, |next| value.start + next.start());
-    value.start..end
+/// From the first field to where the segment or the text around it ends.
+fn hl7_body(line: &str, start: usize) -> Range<usize> {
+    let rest = line.get(start..).unwrap_or_default();
+    let end = HL7_END.find(rest.as_bytes()).map_or(rest.len(), |end| end.start());
+    start..start + end
 }
 
 fn table(tables: &'static [(&str, &[(usize, Kind)])], name: &str) -> &'static [(usize, Kind)] {
