@@ -109,8 +109,8 @@ impl Scrubber {
 
     /// Replaces every identifier found in `text`.
     ///
-    /// A second pass changes nothing; a JSON object, array or string stays valid JSON. Text longer than [`MAX_TEXT`] becomes
-    /// `[DROPPED#len]`.
+    /// A second pass changes nothing; a JSON object, array or string stays valid JSON. Text longer than
+    /// [`MAX_TEXT`], before or after, becomes `[DROPPED#len]`.
     pub fn text(&self, text: &str) -> String {
         if tag::is_dropped(text) {
             return text.to_owned();
@@ -121,6 +121,9 @@ impl Scrubber {
         let mut current = text.to_owned();
         for _ in 0..MAX_ROUNDS {
             let Some(next) = self.round(&current) else { return current };
+            if next.len() > MAX_TEXT {
+                break;
+            }
             current = next;
         }
         tag::dropped(text.len())

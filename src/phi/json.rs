@@ -24,8 +24,8 @@ fn value(given: Value, scrubber: &Scrubber, whose: Whose) -> Value {
         Value::Null | Value::Bool(_) => given,
         Value::Number(ref number) => {
             let digits = number.to_string();
-            let scrubbed = scrubber.text(&digits);
-            if scrubbed == digits { given } else { Value::String(scrubbed) }
+            let masked = scrubber.text(&digits);
+            if masked == digits { given } else { Value::String(masked) }
         }
         Value::String(text) => Value::String(scrubber.text(&text)),
         Value::Array(items) => Value::Array(items.into_iter().map(|item| value(item, scrubber, whose)).collect()),
