@@ -9,7 +9,7 @@
 //!
 //! How a line is read: rules with a label or a checksum of their own find *proofs*; segments of HL7, X12 and DICOM are
 //! read by field; and a line that holds a proof is read again for shapes that mean a person only in such company
-//! (`Doe, Jane`, a date, a public address). [`safe`] structures are never touched by a rule that goes by shape.
+//! (`Doe, Jane`, a date, a public address). Structures known to be safe are never touched by a rule that goes by shape.
 
 mod fields;
 mod gather;

@@ -55,7 +55,9 @@ fn the_tree_is_free_of_forbidden_words() {
     let hosts = REGISTRIES.iter().map(|parts| parts.join("."));
     let forbidden: Vec<String> = PHRASES.iter().map(|phrase| (*phrase).to_owned()).chain(hosts).collect();
     let mut found = Vec::new();
-    PLACES.iter().for_each(|place| files(&root.join(place), &mut found));
+    for place in PLACES {
+        files(&root.join(place), &mut found);
+    }
     let mut broken = Vec::new();
     for file in found {
         let Ok(text) = std::fs::read_to_string(&file) else { continue };

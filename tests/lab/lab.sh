@@ -32,6 +32,7 @@ require() {
 
 # The mirror that apt on this machine uses.
 mirror() {
+  # shellcheck disable=SC2016 # apt expands these
   apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' 2>/dev/null |
     awk '$3 == "main" && $4 == "Debian" && $2 !~ /-/ { print $1; exit }'
 }
@@ -76,7 +77,9 @@ own_cgroup() {
   local tree
   for tree in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
     [ -w "$tree/cgroup.procs" ] || continue
-    mkdir -p "$tree/malachor-lab-$1" 2>/dev/null && echo "$BASHPID" >"$tree/malachor-lab-$1/cgroup.procs" 2>/dev/null || true
+    if mkdir -p "$tree/malachor-lab-$1" 2>/dev/null; then
+      echo "$BASHPID" 2>/dev/null >"$tree/malachor-lab-$1/cgroup.procs" || true
+    fi
   done
 }
 

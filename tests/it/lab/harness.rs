@@ -8,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 use ring::digest;
 
+use crate::skip::skipped;
+
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/lab.sh");
 
 /// What `lab.sh` exits with where no lab can be had.
@@ -42,7 +44,7 @@ impl Lab {
         match up.status.code() {
             Some(0) => {}
             Some(IMPOSSIBLE) if std::env::var("MALACHOR_REQUIRE_LAB").as_deref() != Ok("1") => {
-                eprintln!("SKIPPED {name}: {said}");
+                skipped(&format!("lab {name}"), &said);
                 return None;
             }
             Some(_) | None => panic!("{said}"),
@@ -169,6 +171,5 @@ fn ownership(about: &fs::Metadata) -> String {
 }
 
 fn fingerprint(bytes: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    format!("{:?}", digest::digest(&digest::SHA256, bytes))
 }
