@@ -30,16 +30,8 @@ pub enum EntryKind {
 
 impl EntryKind {
     /// Every kind, in the order of declaration.
-    pub const ALL: [Self; 8] = [
-        Self::Genesis,
-        Self::Check,
-        Self::Action,
-        Self::Heartbeat,
-        Self::Schedule,
-        Self::Key,
-        Self::Prune,
-        Self::Gap,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Genesis, Self::Check, Self::Action, Self::Heartbeat, Self::Schedule, Self::Key, Self::Prune, Self::Gap];
 
     /// The stored word.
     pub const fn as_str(self) -> &'static str {

@@ -8,7 +8,9 @@
     reason = "tests start programs, read the environment and fail by panicking, in helpers too"
 )]
 
+mod evidence;
 mod lab;
 mod layering;
 mod skip;
+mod vectors;
 mod words;

@@ -126,7 +126,8 @@ fn what_may_not_be_signed_leaves_no_trace() {
     let (mut conn, writer) = (database(), writer());
     append(&mut conn, &writer, vec![genesis(&writer)]).unwrap();
     let with = |name: &str, value: Value| EntryDraft { detail: Map::from_iter([(name.into(), value)]), ..heartbeat(1) };
-    for bad in [with("load", json!(0.5)), with("größe", json!(1)), with("dump", "x".repeat(33_000).into()), with_time(1)]
+    for bad in
+        [with("load", json!(0.5)), with("größe", json!(1)), with("dump", "x".repeat(33_000).into()), with_time(1)]
     {
         assert!(append(&mut conn, &writer, vec![heartbeat(1), bad]).is_err());
         assert_eq!(load_frontier(&conn).unwrap().size(), 1);
