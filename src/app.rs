@@ -183,7 +183,11 @@ impl App {
     }
 }
 
-fn check_settings(loaded: &Loaded, catalog: &Catalog) -> Result<BTreeMap<CheckId, Map<String, Value>>, ConfigError> {
+/// The settings of every runbook, complete; an unknown runbook or a wrong value is placed where it was written.
+pub fn check_settings(
+    loaded: &Loaded,
+    catalog: &Catalog,
+) -> Result<BTreeMap<CheckId, Map<String, Value>>, ConfigError> {
     for id in loaded.config.runbooks.keys() {
         if !catalog.runbooks.keys().any(|known| known.as_str() == id) {
             let near = nearest(id, catalog.runbooks.keys().map(CheckId::as_str));
@@ -195,9 +199,10 @@ fn check_settings(loaded: &Loaded, catalog: &Catalog) -> Result<BTreeMap<CheckId
     let mut complete = BTreeMap::new();
     for (id, runbook) in &catalog.runbooks {
         let given = loaded.config.runbook(id.as_str()).settings;
-        let settings = runbook.settings.check(&given).map_err(|error| {
-            loaded.complain(&format!("runbooks.{id}.settings.{}", error.field), error.message)
-        })?;
+        let settings = runbook
+            .settings
+            .check(&given)
+            .map_err(|error| loaded.complain(&format!("runbooks.{id}.settings.{}", error.field), error.message))?;
         complete.insert(id.clone(), settings);
     }
     Ok(complete)

@@ -91,8 +91,6 @@ pub struct Agent {
     pub heartbeat: Period,
     /// How far a check's start may wander from its interval, in percent.
     pub jitter_percent: u8,
-    /// Checks that may run at the same time.
-    pub concurrent_checks: u8,
 }
 
 impl Default for Agent {
@@ -101,7 +99,6 @@ impl Default for Agent {
             state_dir: PathBuf::from("/var/lib/malachor"),
             heartbeat: Period(Duration::from_secs(3600)),
             jitter_percent: 10,
-            concurrent_checks: 4,
         }
     }
 }
@@ -324,9 +321,6 @@ impl Config {
         }
         if self.agent.jitter_percent > 50 {
             return Err("agent.jitter_percent: at most 50".to_owned());
-        }
-        if self.agent.concurrent_checks == 0 {
-            return Err("agent.concurrent_checks: at least 1".to_owned());
         }
         if self.heal.flap_count < 2 {
             return Err("heal.flap_count: at least 2".to_owned());

@@ -16,9 +16,10 @@ mod steps;
 pub use decide::{Proposal, propose, propose_for};
 pub use executor::Outcome;
 pub use journal::JournalEvent;
-pub use pipeline::{CheckRun, Reach, look, run_check};
+pub use pipeline::{CheckRun, Reach, apply_for, look, run_check};
 pub use proof::{heartbeat, schedule};
 pub use recover::recover;
+pub use steps::file_diff;
 
 use crate::domain::incident::IllegalTransition;
 use crate::host::HostError;

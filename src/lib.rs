@@ -4,6 +4,7 @@ pub mod agent;
 pub mod app;
 pub mod catalog;
 pub mod checks;
+pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod domain;

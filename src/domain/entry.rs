@@ -54,9 +54,7 @@ impl EntryKind {
     pub const fn outcomes(self) -> &'static [&'static str] {
         match self {
             Self::Check => &["pass", "warn", "fail", "unknown", "not_applicable", "notrun"],
-            Self::Action => {
-                &["repaired", "kept", "undone", "failed", "refused", "deferred", "escalated", "recorded"]
-            }
+            Self::Action => &["repaired", "kept", "undone", "failed", "refused", "deferred", "escalated", "recorded"],
             Self::Genesis | Self::Heartbeat | Self::Schedule | Self::Key | Self::Prune | Self::Gap => &[],
         }
     }

@@ -30,7 +30,7 @@ pub enum ReadError {
 }
 
 /// One line of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, serde::Serialize, Clone, PartialEq, Eq)]
 pub struct Listed {
     /// Index in the log.
     pub seq: u64,

@@ -27,8 +27,6 @@ pub struct Proposal {
     pub answers: Vec<GuardAnswer>,
     /// What follows.
     pub decision: Decision,
-    /// Pause after an attempt and attempts allowed, from the rule or the defaults for people.
-    pub(super) limits: (std::time::Duration, u32),
 }
 
 /// Pause and attempts where a person chose.
@@ -37,13 +35,21 @@ const BY_HAND: (std::time::Duration, u32) = (std::time::Duration::from_secs(1), 
 /// Proposes what to do about an incident: the first matching L1 rule, else a person has to choose.
 ///
 /// It changes nothing, and asked twice in the same state it answers the same.
-pub fn propose(app: &App, tx: &Tx<'_>, incident: &Incident, finding: &Finding, now: Timestamp) -> Result<Proposal, StoreError> {
+pub fn propose(
+    app: &App,
+    tx: &Tx<'_>,
+    incident: &Incident,
+    finding: &Finding,
+    now: Timestamp,
+) -> Result<Proposal, StoreError> {
     let question = Question::about(finding);
     let Some(rule) = app.catalog.rules.choose(&question) else {
         return Ok(nobody(format!("no rule knows {} with {}", finding.check, words(finding))));
     };
     match chosen_by(rule, &question) {
-        Ok(choice) => guarded(app, tx, (incident, finding), (rule.run.clone(), choice, (rule.cooldown, rule.max_attempts)), now),
+        Ok(choice) => {
+            guarded(app, tx, (incident, finding), (rule.run.clone(), choice, (rule.cooldown, rule.max_attempts)), now)
+        }
         Err(why) => Ok(nobody(why)),
     }
 }
@@ -60,13 +66,23 @@ pub fn propose_for(
     let rule = app.catalog.rules.choose(&question);
     let params = rule.and_then(|rule| rule.arguments(&question).ok()).unwrap_or_default();
     let runbook = rule.map_or_else(|| finding.check.clone(), |rule| rule.run.clone());
-    let choice = Choice { tier: Tier::L3, origin: Origin::Person(who.to_owned()), reason: format!("{who} asked for it"), params };
+    let choice = Choice {
+        tier: Tier::L3,
+        origin: Origin::Person(who.to_owned()),
+        reason: format!("{who} asked for it"),
+        params,
+    };
     guarded(app, tx, (incident, finding), (runbook, choice, BY_HAND), now)
 }
 
 fn chosen_by(rule: &Rule, question: &Question) -> Result<Choice, String> {
     let params = rule.arguments(question).map_err(|why| format!("rule {}: {why}", rule.id))?;
-    Ok(Choice { tier: Tier::L1, origin: Origin::Rule(rule.id.clone()), reason: because(&rule.id, rule.when.source()), params })
+    Ok(Choice {
+        tier: Tier::L1,
+        origin: Origin::Rule(rule.id.clone()),
+        reason: because(&rule.id, rule.when.source()),
+        params,
+    })
 }
 
 fn because(rule: &RuleId, condition: &str) -> String {
@@ -78,7 +94,7 @@ fn words(finding: &Finding) -> String {
 }
 
 fn nobody(why: String) -> Proposal {
-    Proposal { plan: Err(why.clone()), answers: Vec::new(), decision: Decision::Escalate(why), limits: BY_HAND }
+    Proposal { plan: Err(why.clone()), answers: Vec::new(), decision: Decision::Escalate(why) }
 }
 
 type Chosen = (crate::domain::id::CheckId, Choice, (std::time::Duration, u32));
@@ -99,7 +115,7 @@ fn guarded(
         Ok(plan) => {
             let answers = ask(app, tx, &Asked { incident, runbook, basis, plan: &plan, limits }, now)?;
             let decision = guard::decide(&answers);
-            Ok(Proposal { plan: Ok(plan), answers, decision, limits })
+            Ok(Proposal { plan: Ok(plan), answers, decision })
         }
     }
 }
@@ -159,7 +175,9 @@ pub(super) fn mode(app: &App, tx: &Tx<'_>, runbook: &Runbook) -> Result<Mode, St
 fn forbidding(exceptions: &[Exception], finding: &Finding, runbook: &Runbook, now: Timestamp) -> Option<String> {
     exceptions
         .iter()
-        .find(|exception| exception.forbids_healing() && exception.in_force(now) && exception.covers(finding, &runbook.hipaa))
+        .find(|exception| {
+            exception.forbids_healing() && exception.in_force(now) && exception.covers(finding, &runbook.hipaa)
+        })
         .map(|exception| exception.id.to_string())
 }
 

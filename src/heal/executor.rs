@@ -72,7 +72,7 @@ pub(super) struct Run<'a> {
 }
 
 /// Runs a plan that all guards let through.
-pub async fn execute(app: &App, plan: &Plan, finding: &Finding) -> Result<Outcome, HealError> {
+pub(super) async fn execute(app: &App, plan: &Plan, finding: &Finding) -> Result<Outcome, HealError> {
     let Some(runbook) = app.catalog.runbooks.get(&plan.runbook) else {
         return Ok(Outcome::NotStarted(format!("runbook {} is not loaded", plan.runbook)));
     };
@@ -109,7 +109,8 @@ impl Run<'_> {
     async fn begin(&self) -> Result<Option<String>, HealError> {
         let now = self.app.clock.now();
         let (app, plan) = (self.app.clone(), self.plan.clone());
-        let execution = Execution { id: self.id.clone(), plan: plan.clone(), started_at: now, ended_at: None, outcome: None };
+        let execution =
+            Execution { id: self.id.clone(), plan: plan.clone(), started_at: now, ended_at: None, outcome: None };
         let check = self.before.check.clone();
         let begun = self
             .app
@@ -234,7 +235,12 @@ impl Run<'_> {
     }
 
     /// It did not help: rollback, then a pause and another attempt, or a person.
-    pub(super) async fn undo(&self, snapshot: &Snapshot, results: &[StepResult], why: String) -> Result<Outcome, HealError> {
+    pub(super) async fn undo(
+        &self,
+        snapshot: &Snapshot,
+        results: &[StepResult],
+        why: String,
+    ) -> Result<Outcome, HealError> {
         if self.plan.rollback.is_empty() {
             return self.give_up(results, why, true).await;
         }
@@ -258,7 +264,8 @@ impl Run<'_> {
 
     pub(super) async fn give_up(&self, results: &[StepResult], why: String, acted: bool) -> Result<Outcome, HealError> {
         let outcome = Outcome::Failed(why.clone());
-        let note = if acted { format!("{why}; there is nothing to undo") } else { format!("{why}; nothing was changed") };
+        let note =
+            if acted { format!("{why}; there is nothing to undo") } else { format!("{why}; nothing was changed") };
         self.commit(&outcome, results, self.after_failure().await?, note).await?;
         Ok(outcome)
     }
@@ -275,7 +282,13 @@ impl Run<'_> {
     }
 
     /// Finding, incident, execution, entries and outbox: one transaction.
-    async fn commit(&self, outcome: &Outcome, results: &[StepResult], event: IncidentEvent, note: String) -> Result<(), HealError> {
+    async fn commit(
+        &self,
+        outcome: &Outcome,
+        results: &[StepResult],
+        event: IncidentEvent,
+        note: String,
+    ) -> Result<(), HealError> {
         let after = self.check_again().await;
         let now = self.app.clock.now();
         let (app, plan, id, word) = (self.app.clone(), self.plan.clone(), self.id.clone(), outcome.word());
@@ -285,9 +298,18 @@ impl Run<'_> {
             .store
             .write(move |tx| {
                 let missing = |what: String| StoreError::NotThere(what);
-                let runbook = app.catalog.runbooks.get(&before.check).ok_or_else(|| missing(format!("runbook {}", before.check)))?;
-                let ran = app.catalog.runbooks.get(&plan.runbook).ok_or_else(|| missing(format!("runbook {}", plan.runbook)))?;
-                let mut incident = tx.incident(&plan.incident)?.ok_or_else(|| missing(format!("incident {}", plan.incident)))?;
+                let runbook = app
+                    .catalog
+                    .runbooks
+                    .get(&before.check)
+                    .ok_or_else(|| missing(format!("runbook {}", before.check)))?;
+                let ran = app
+                    .catalog
+                    .runbooks
+                    .get(&plan.runbook)
+                    .ok_or_else(|| missing(format!("runbook {}", plan.runbook)))?;
+                let mut incident =
+                    tx.incident(&plan.incident)?.ok_or_else(|| missing(format!("incident {}", plan.incident)))?;
                 let change = corrective(tx, &before)?;
                 tx.put_finding(&after)?;
                 incident.last_attempt_at = Some(now);
@@ -302,7 +324,8 @@ impl Run<'_> {
                 detail.insert("change".to_owned(), json!(change));
                 detail.insert("incidentState".to_owned(), json!(incident.state.word()));
                 detail.insert("secondsOpen".to_owned(), json!(now.duration_since(incident.opened_at).as_secs()));
-                let act = app.action_entry(Act { outcome: word, reason: note, finding: &before, runbook: ran, detail }, now);
+                let act =
+                    app.action_entry(Act { outcome: word, reason: note, finding: &before, runbook: ran, detail }, now);
                 tx.append(&[act, app.check_entry(runbook, &after)], &app.seal_context())?;
                 Ok(incident)
             })
@@ -335,7 +358,8 @@ fn against(app: &App, tx: &Tx<'_>, plan: &Plan) -> Result<Option<String>, StoreE
         return Ok(Some("mode is observe".to_owned()));
     }
     let clash = tx.open_executions()?.into_iter().find(|other| {
-        other.plan.target == plan.target && (other.plan.runbook == plan.runbook || other.plan.disruptive || plan.disruptive)
+        other.plan.target == plan.target
+            && (other.plan.runbook == plan.runbook || other.plan.disruptive || plan.disruptive)
     });
     Ok(clash.map(|other| format!("{} is running on this target", other.plan.runbook)))
 }

@@ -19,7 +19,12 @@ impl ExecutionLock {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
         }
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| failed(error.to_string()))?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|error| failed(error.to_string()))?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Self(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

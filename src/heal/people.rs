@@ -59,8 +59,12 @@ pub async fn answer(app: &App, incident: &RecordId, answer: Answer, who: &str) -
     let answered = app
         .store
         .write(move |tx| {
-            let open = tx.approvals(&["pending"])?.into_iter().find(|approval| approval.incident == incident && now < approval.expires_at);
-            let mut approval = open.ok_or_else(|| StoreError::NotThere(format!("incident {incident} has no open question")))?;
+            let open = tx
+                .approvals(&["pending"])?
+                .into_iter()
+                .find(|approval| approval.incident == incident && now < approval.expires_at);
+            let mut approval =
+                open.ok_or_else(|| StoreError::NotThere(format!("incident {incident} has no open question")))?;
             let (state, what) = match answer {
                 Answer::Approve => ("granted", "approved"),
                 Answer::Reject => ("rejected", "rejected"),
@@ -100,7 +104,10 @@ pub async fn add_exception(app: &App, exception: Exception) -> Result<(), HealEr
                 Ok(Value::Object(detail)) => detail,
                 _ => Map::new(),
             };
-            tx.append(&[app_.decision_entry("exception added", &exception.approver, detail, now)], &app_.seal_context())?;
+            tx.append(
+                &[app_.decision_entry("exception added", &exception.approver, detail, now)],
+                &app_.seal_context(),
+            )?;
             Ok(())
         })
         .await?;

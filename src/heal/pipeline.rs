@@ -18,10 +18,10 @@ use crate::phi::Scrubbed;
 use crate::store::{Approval, KnownFinding, StoreError, Tx};
 use crate::telemetry::events;
 
-use super::decide::{Proposal, propose};
+use super::HealError;
+use super::decide::{Proposal, propose, propose_for};
 use super::executor::{self, Outcome};
 use super::proof::{Act, plan_detail, plan_sha256};
-use super::HealError;
 
 /// How far a run may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +71,31 @@ pub async fn run_check(app: &App, runbook: &Runbook, reach: Reach) -> Result<Che
     Ok(CheckRun { known, incident: Some(incident), proposal: Some(proposal), outcome })
 }
 
+/// Carries out what a named person asks for about a failing check, within the guards; `None` where nothing fails.
+pub async fn apply_for(app: &App, run: &CheckRun, who: &str) -> Result<Option<(Proposal, Option<Outcome>)>, HealError> {
+    let finding = run.known.finding.clone();
+    if finding.verdict != Verdict::Fail {
+        return Ok(None);
+    }
+    let (app_, looked_at, who, now) = (app.clone(), finding.clone(), who.to_owned(), app.clock.now());
+    let proposal = app.store.read(move |tx| {
+        let Some(incident) = tx.open_incident(&looked_at.check, &looked_at.target)? else { return Ok(None) };
+        propose_for(&app_, tx, (&incident, &looked_at), &who, now).map(Some)
+    });
+    let Some(proposal) = proposal.await? else { return Ok(None) };
+    let outcome = match (&proposal.plan, &proposal.decision) {
+        (Ok(plan), Decision::Go) => Some(executor::execute(app, plan, &finding).await?),
+        _ => None,
+    };
+    Ok(Some((proposal, outcome)))
+}
+
 /// Commits a finding: its row, its incident, and an entry if anything changed; one transaction.
-pub(super) async fn record(app: &App, runbook: &Runbook, finding: Finding) -> Result<(KnownFinding, Option<Incident>), HealError> {
+pub(super) async fn record(
+    app: &App,
+    runbook: &Runbook,
+    finding: Finding,
+) -> Result<(KnownFinding, Option<Incident>), HealError> {
     let id = fresh_id(app, RecordKind::Incident)?;
     let now = app.clock.now();
     let (app_, check) = (app.clone(), runbook.id.clone());
@@ -100,7 +123,13 @@ pub(super) async fn record(app: &App, runbook: &Runbook, finding: Finding) -> Re
 }
 
 /// What a finding makes of its incident: opened, kept up to date, resolved, or left alone.
-fn follow(open: Option<Incident>, known: &KnownFinding, runbook: &Runbook, (id, silenced): (RecordId, bool), now: Timestamp) -> Option<Incident> {
+fn follow(
+    open: Option<Incident>,
+    known: &KnownFinding,
+    runbook: &Runbook,
+    (id, silenced): (RecordId, bool),
+    now: Timestamp,
+) -> Option<Incident> {
     let finding = &known.finding;
     match (open, finding.verdict) {
         (Some(mut incident), Verdict::Pass | Verdict::Warn | Verdict::NotApplicable) => {
@@ -119,7 +148,9 @@ fn follow(open: Option<Incident>, known: &KnownFinding, runbook: &Runbook, (id, 
             incident.updated_at = now;
             Some(incident)
         }
-        (None, Verdict::Fail) if known.fails_in_row >= runbook.confirm && !silenced => open_new(finding, runbook, id, now),
+        (None, Verdict::Fail) if known.fails_in_row >= runbook.confirm && !silenced => {
+            open_new(finding, runbook, id, now)
+        }
         (None, Verdict::Fail | Verdict::Pass | Verdict::Warn | Verdict::NotApplicable) => None,
     }
 }
@@ -157,20 +188,27 @@ fn signature_of(finding: &Finding, runbook: &Runbook) -> Option<crate::domain::i
 
 /// A state change worth an entry: another verdict, or other reasons.
 fn changed(before: &Finding, now: &Finding) -> bool {
-    let words = |finding: &Finding| finding.reasons.iter().map(|reason| (reason.word.clone(), reason.verdict)).collect::<Vec<_>>();
+    let words = |finding: &Finding| {
+        finding.reasons.iter().map(|reason| (reason.word.clone(), reason.verdict)).collect::<Vec<_>>()
+    };
     before.verdict != now.verdict || words(before) != words(now)
 }
 
 /// Whether an exception in force keeps this finding out of the score.
 pub(super) fn excepted(exceptions: &[Exception], known: &KnownFinding, runbook: &Runbook, now: Timestamp) -> Excepted {
-    let covered = exceptions
-        .iter()
-        .any(|exception| exception.silences() && exception.in_force(now) && exception.covers(&known.finding, &runbook.hipaa));
+    let covered = exceptions.iter().any(|exception| {
+        exception.silences() && exception.in_force(now) && exception.covers(&known.finding, &runbook.hipaa)
+    });
     if covered { Excepted::Yes } else { Excepted::No }
 }
 
 /// Proposes, and records where the incident stands because of it.
-async fn decide(app: &App, runbook: &Runbook, incident: Incident, finding: &Finding) -> Result<(Incident, Proposal), HealError> {
+async fn decide(
+    app: &App,
+    runbook: &Runbook,
+    incident: Incident,
+    finding: &Finding,
+) -> Result<(Incident, Proposal), HealError> {
     let approval_id = fresh_id(app, RecordKind::Approval)?;
     let now = app.clock.now();
     let (app_, finding, check) = (app.clone(), finding.clone(), runbook.id.clone());
@@ -198,7 +236,10 @@ async fn decide(app: &App, runbook: &Runbook, incident: Incident, finding: &Find
             if after.state != incident.state
                 && let Some(runbook) = app_.catalog.runbooks.get(&check)
             {
-                tx.append(&[proposed_entry(&app_, runbook, &finding, &proposal, (outcome, note), now)], &app_.seal_context())?;
+                tx.append(
+                    &[proposed_entry(&app_, runbook, &finding, &proposal, (outcome, note), now)],
+                    &app_.seal_context(),
+                )?;
                 events::moved(&after);
             }
             Ok((after, proposal))
@@ -207,18 +248,35 @@ async fn decide(app: &App, runbook: &Runbook, incident: Incident, finding: &Find
     Ok(decided)
 }
 
-fn proposed_entry(app: &App, runbook: &Runbook, finding: &Finding, proposal: &Proposal, (outcome, reason): (&'static str, String), now: Timestamp) -> Scrubbed<EntryDraft> {
+fn proposed_entry(
+    app: &App,
+    runbook: &Runbook,
+    finding: &Finding,
+    proposal: &Proposal,
+    (outcome, reason): (&'static str, String),
+    now: Timestamp,
+) -> Scrubbed<EntryDraft> {
     let mut detail = proposal.plan.as_ref().map(plan_detail).unwrap_or_default();
     let said = proposal.answers.iter().filter(|answer| answer.verdict != crate::domain::guard::GuardVerdict::Pass);
-    let guards: Vec<Value> = said.map(|answer| json!({"guard": answer.guard, "verdict": answer.verdict.word(), "say": answer.say})).collect();
+    let guards: Vec<Value> = said
+        .map(|answer| json!({"guard": answer.guard, "verdict": answer.verdict.word(), "say": answer.say}))
+        .collect();
     detail.insert("guards".to_owned(), Value::Array(guards));
     app.action_entry(Act { outcome, reason, finding, runbook, detail }, now)
 }
 
 /// Asks once per plan: another plan for the same incident replaces the question.
-fn ask_person(app: &App, tx: &Tx<'_>, plan: &crate::domain::plan::Plan, id: RecordId, now: Timestamp) -> Result<(), StoreError> {
+fn ask_person(
+    app: &App,
+    tx: &Tx<'_>,
+    plan: &crate::domain::plan::Plan,
+    id: RecordId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let hash = plan_sha256(plan);
-    for mut approval in tx.approvals(&["pending", "granted"])?.into_iter().filter(|approval| approval.incident == plan.incident) {
+    for mut approval in
+        tx.approvals(&["pending", "granted"])?.into_iter().filter(|approval| approval.incident == plan.incident)
+    {
         if approval.plan_sha256 == hash && now < approval.expires_at {
             return Ok(());
         }

@@ -45,7 +45,15 @@ impl App {
             .map(|reason| json!({"word": reason.word, "verdict": reason.verdict.word(), "class": reason.class, "say": cap(&reason.say)}))
             .collect();
         detail.insert("reasons".to_owned(), Value::Array(reasons));
-        self.draft(EntryKind::Check, Some(finding.verdict.word()), runbook, finding, first_say(finding), detail, finding.observed_at)
+        self.draft(
+            EntryKind::Check,
+            Some(finding.verdict.word()),
+            runbook,
+            finding,
+            first_say(finding),
+            detail,
+            finding.observed_at,
+        )
     }
 
     /// An act on a finding.
@@ -55,14 +63,27 @@ impl App {
     }
 
     /// A person's decision about the appliance as a whole: mode, switch, exception.
-    pub(super) fn decision_entry(&self, what: &str, who: &str, detail: Map<String, Value>, now: Timestamp) -> Scrubbed<EntryDraft> {
+    pub(super) fn decision_entry(
+        &self,
+        what: &str,
+        who: &str,
+        detail: Map<String, Value>,
+        now: Timestamp,
+    ) -> Scrubbed<EntryDraft> {
         let mut detail = detail;
         detail.insert("decision".to_owned(), json!(what));
         detail.insert("by".to_owned(), json!(who));
         self.plain(EntryKind::Action, Some("recorded"), Some(what.to_owned()), detail, now)
     }
 
-    fn plain(&self, kind: EntryKind, outcome: Option<&str>, reason: Option<String>, detail: Map<String, Value>, now: Timestamp) -> Scrubbed<EntryDraft> {
+    fn plain(
+        &self,
+        kind: EntryKind,
+        outcome: Option<&str>,
+        reason: Option<String>,
+        detail: Map<String, Value>,
+        now: Timestamp,
+    ) -> Scrubbed<EntryDraft> {
         let digest = sha256_hex(Value::Object(detail.clone()).to_string().as_bytes());
         self.scrubber.scrub(EntryDraft {
             kind,
@@ -129,7 +150,9 @@ pub(super) fn plan_detail(plan: &Plan) -> Map<String, Value> {
 pub(super) fn steps_detail(plan: &Plan, results: &[StepResult]) -> Value {
     let steps = plan.steps.iter().zip(results).take(STEPS_CAP).map(|(step, result)| match result {
         StepResult::Done(Applied::Kept) => json!({"step": cap(&step.line()), "result": "kept"}),
-        StepResult::Done(Applied::Repaired(what)) => json!({"step": cap(&step.line()), "result": "repaired", "what": cap(what)}),
+        StepResult::Done(Applied::Repaired(what)) => {
+            json!({"step": cap(&step.line()), "result": "repaired", "what": cap(what)})
+        }
         StepResult::Failed(why) => json!({"step": cap(&step.line()), "result": "failed", "what": cap(why)}),
     });
     Value::Array(steps.collect())
@@ -157,14 +180,16 @@ pub async fn heartbeat(app: &App) -> Result<(), HealError> {
             let findings = tx.findings()?;
             let verdicts = findings.iter().filter_map(|known| {
                 let runbook = app_.catalog.runbooks.get(&known.finding.check)?;
-                let verdict = fresh_verdict(known.finding.verdict, known.finding.observed_at, signed(app_.every(runbook)), now);
+                let verdict =
+                    fresh_verdict(known.finding.verdict, known.finding.observed_at, signed(app_.every(runbook)), now);
                 Some((known, verdict, excepted(&exceptions, known, runbook, now)))
             });
             let verdicts: Vec<(&KnownFinding, Verdict, Excepted)> = verdicts.collect();
             let posture = Posture::count(verdicts.iter().map(|(_, verdict, excepted)| (*verdict, *excepted)));
             let mut detail = Map::new();
             detail.insert("posture".to_owned(), serde_json::to_value(posture).unwrap_or(Value::Null));
-            let checks = verdicts.iter().map(|(known, verdict, _)| (known.finding.check.to_string(), json!(verdict.word())));
+            let checks =
+                verdicts.iter().map(|(known, verdict, _)| (known.finding.check.to_string(), json!(verdict.word())));
             detail.insert("checks".to_owned(), Value::Object(checks.collect()));
             detail.insert("openIncidents".to_owned(), json!(tx.incidents(false)?.len()));
             tx.append(&[app_.plain(EntryKind::Heartbeat, None, None, detail, now)], &app_.seal_context())?;

@@ -29,7 +29,8 @@ async fn finish(app: &App, execution: &Execution) -> Result<(), HealError> {
     let (id, incident) = (execution.id.clone(), plan.incident.clone());
     let (events, incident) =
         app.store.read(move |tx| Ok((tx.journal_of::<JournalEvent>(&id)?, tx.incident(&incident)?))).await?;
-    let missing = |what: &str| HealError::Refused(format!("execution {} cannot be recovered: {what} is gone", execution.id));
+    let missing =
+        |what: &str| HealError::Refused(format!("execution {} cannot be recovered: {what} is gone", execution.id));
     let incident = incident.ok_or_else(|| missing("its incident"))?;
     let runbook = app.catalog.runbooks.get(&plan.runbook).ok_or_else(|| missing("its runbook"))?;
     let remediate = runbook.remediate.as_ref().ok_or_else(|| missing("its remediation"))?;

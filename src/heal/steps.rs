@@ -51,9 +51,10 @@ pub(super) async fn apply(tools: Tools<'_>, step: &PlannedStep) -> Result<Applie
 }
 
 /// What a file step would change, as a unified diff; `None` where nothing would.
-pub(super) fn file_diff(host: &Host, path: &str, content: &str) -> Option<String> {
+pub fn file_diff(host: &Host, path: &str, content: &str) -> Option<String> {
     let old = host.read(path).unwrap_or_default();
-    (old != content).then(|| similar::TextDiff::from_lines(old.as_str(), content).unified_diff().header(path, path).to_string())
+    (old != content)
+        .then(|| similar::TextDiff::from_lines(old.as_str(), content).unified_diff().header(path, path).to_string())
 }
 
 async fn exec(host: &Host, argv: &[String], ok: &[i32], deadline: Duration) -> Result<Applied, HostError> {

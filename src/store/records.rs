@@ -114,7 +114,8 @@ impl Tx<'_> {
     /// Whether a check ever passed.
     pub fn ever_passed(&self, check: &CheckId, target: &Target) -> Result<bool, StoreError> {
         let sql = "SELECT last_pass IS NOT NULL FROM finding WHERE check_id = ?1 AND target = ?2";
-        let passed = self.one(sql, params![check.as_str(), target.as_str()], |row| row.get(0).map_err(StoreError::from))?;
+        let passed =
+            self.one(sql, params![check.as_str(), target.as_str()], |row| row.get(0).map_err(StoreError::from))?;
         Ok(passed.unwrap_or(false))
     }
 
@@ -162,7 +163,9 @@ impl Tx<'_> {
     /// Ends an execution; ending one that is over is a defect and changes nothing.
     pub fn end_execution(&self, id: &RecordId, outcome: &str, now: Timestamp) -> Result<(), StoreError> {
         let sql = "UPDATE execution SET ended_at = ?2, outcome = ?3 WHERE id = ?1 AND ended_at IS NULL";
-        self.changed_one(sql, params![id.as_str(), now.to_string(), outcome], || format!("execution {id} is not running"))
+        self.changed_one(sql, params![id.as_str(), now.to_string(), outcome], || {
+            format!("execution {id} is not running")
+        })
     }
 
     /// Executions that are not over.
@@ -200,9 +203,13 @@ impl Tx<'_> {
     pub fn put_approval(&self, approval: &Approval) -> Result<(), StoreError> {
         let sql = "INSERT INTO approval (id, incident_id, plan_sha256, state, requested_at, expires_at, decided_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                    ON CONFLICT (id) DO UPDATE SET state = excluded.state, decided_by = excluded.decided_by";
-        let (id, incident, requested) = (approval.id.as_str(), approval.incident.as_str(), approval.requested_at.to_string());
+        let (id, incident, requested) =
+            (approval.id.as_str(), approval.incident.as_str(), approval.requested_at.to_string());
         let expires = approval.expires_at.to_string();
-        self.run(sql, params![id, incident, approval.plan_sha256, approval.state, requested, expires, approval.decided_by])
+        self.run(
+            sql,
+            params![id, incident, approval.plan_sha256, approval.state, requested, expires, approval.decided_by],
+        )
     }
 
     /// Questions in these states (all where empty), newest first.
@@ -253,9 +260,17 @@ impl Tx<'_> {
         Ok(row.map_or((0, None), |(count, oldest)| (u64::try_from(count).unwrap_or(0), oldest)))
     }
 
+    /// Entries in the log.
+    pub fn log_size(&self) -> Result<u64, StoreError> {
+        let count: Option<i64> =
+            self.one("SELECT coalesce(max(seq) + 1, 0) FROM entry", [], |row| row.get(0).map_err(StoreError::from))?;
+        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+    }
+
     /// Whether the database file is sound, in SQLite's own words where it is not.
     pub fn integrity(&self) -> Result<Option<String>, StoreError> {
-        let words: Option<String> = self.one("PRAGMA quick_check(1)", [], |row| row.get(0).map_err(StoreError::from))?;
+        let words: Option<String> =
+            self.one("PRAGMA quick_check(1)", [], |row| row.get(0).map_err(StoreError::from))?;
         Ok(words.filter(|words| words != "ok"))
     }
 
@@ -264,7 +279,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn changed_one(&self, sql: &str, values: impl rusqlite::Params, otherwise: impl FnOnce() -> String) -> Result<(), StoreError> {
+    fn changed_one(
+        &self,
+        sql: &str,
+        values: impl rusqlite::Params,
+        otherwise: impl FnOnce() -> String,
+    ) -> Result<(), StoreError> {
         match self.sql.prepare_cached(sql)?.execute(values)? {
             1 => Ok(()),
             _ => Err(StoreError::NotThere(otherwise())),
@@ -306,7 +326,9 @@ fn execution(row: &Row<'_>) -> Result<Execution, StoreError> {
         id: id(row, 0)?,
         plan: parse(&row.get::<_, String>(1)?)?,
         started_at: time(row, 2)?,
-        ended_at: ended.map(|text| text.parse().map_err(|_| StoreError::Corrupt(format!("time `{text}`")))).transpose()?,
+        ended_at: ended
+            .map(|text| text.parse().map_err(|_| StoreError::Corrupt(format!("time `{text}`"))))
+            .transpose()?,
         outcome: row.get(4)?,
     })
 }

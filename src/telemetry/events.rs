@@ -21,7 +21,9 @@ pub fn checked(finding: &Finding, changed: bool) {
     match (changed, finding.verdict) {
         (false, _) => tracing::debug!(check, verdict, "{check} still says {verdict}"),
         (true, Verdict::Fail | Verdict::Unknown) => tracing::warn!(check, verdict, "{check} says {verdict}"),
-        (true, Verdict::Pass | Verdict::Warn | Verdict::NotApplicable) => tracing::info!(check, verdict, "{check} says {verdict}"),
+        (true, Verdict::Pass | Verdict::Warn | Verdict::NotApplicable) => {
+            tracing::info!(check, verdict, "{check} says {verdict}")
+        }
     }
 }
 
@@ -62,7 +64,8 @@ pub fn started(plan: &Plan) {
 /// An execution ended.
 pub fn ended(plan: &Plan, outcome: &str, incident: &Incident) {
     METRICS.executions.get_or_create(&word(outcome)).inc();
-    let (id, runbook, tier, state) = (plan.incident.as_str(), plan.runbook.as_str(), plan.tier.word(), incident.state.word());
+    let (id, runbook, tier, state) =
+        (plan.incident.as_str(), plan.runbook.as_str(), plan.tier.word(), incident.state.word());
     tracing::info!(incident.id = id, runbook, tier, outcome, state, "{runbook} for {id}: {outcome}, now {state}");
     if !matches!(incident.state, IncidentState::Resolved) {
         moved(incident);

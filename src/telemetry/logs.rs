@@ -26,7 +26,9 @@ pub fn init(config: &Telemetry) {
     let started = if json {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().compact().with_target(false).with_ansi(false).with_writer(std::io::stderr)).try_init()
+        registry
+            .with(fmt::layer().compact().with_target(false).with_ansi(false).with_writer(std::io::stderr))
+            .try_init()
     };
     // Someone else set up logging in this process: theirs is used.
     started.ok();

@@ -58,7 +58,11 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     registry.register("check_last_run_seconds", "When a check last ran, seconds of the epoch", m.last_run.clone());
     registry.register("outbox_entries", "Entries waiting for the server", m.outbox.clone());
     registry.register("log_entries", "Entries in the evidence log", m.log_size.clone());
-    registry.register("progress_seconds", "When the agent last made progress, seconds of the epoch", m.progress.clone());
+    registry.register(
+        "progress_seconds",
+        "When the agent last made progress, seconds of the epoch",
+        m.progress.clone(),
+    );
     registry.register("score_ratio", "Passing share of the posture", m.score.clone());
     registry
 });

@@ -42,7 +42,8 @@ fn an_intact_log_verifies_and_says_what_it_does_not_prove() {
     assert_eq!(report.verdict(), Verdict::Verified);
     assert_eq!(report.first_bad(), None);
     let text = report.text();
-    for line in ["signatures (strict)       PASS     260 / 260", "not part of this input", "NOT PROVED", "RESULT   VERIFIED"]
+    for line in
+        ["signatures (strict)       PASS     260 / 260", "not part of this input", "NOT PROVED", "RESULT   VERIFIED"]
     {
         assert!(text.contains(line), "{line}\n{text}");
     }
@@ -60,7 +61,9 @@ fn the_reports_keep_their_form() {
     insta::assert_snapshot!("verified_text", named(check(log.dir.path(), &trust(&log))));
     let json = check(log.dir.path(), &trust(&log)).json();
     insta::assert_snapshot!("verified_json", serde_json::to_string_pretty(&json).unwrap());
-    log.tamper("UPDATE entry SET line = CAST(replace(line, 'payload\":\"ey', 'payload\":\"fy') AS BLOB) WHERE seq = 17");
+    log.tamper(
+        "UPDATE entry SET line = CAST(replace(line, 'payload\":\"ey', 'payload\":\"fy') AS BLOB) WHERE seq = 17",
+    );
     insta::assert_snapshot!("contradicted_text", named(check(log.dir.path(), &trust(&log))));
 }
 
@@ -197,7 +200,9 @@ fn a_checkpoint_held_outside_is_held_against_the_log() {
 
     // The owner cut off entries together with their heads.
     let cut = Log::grown();
-    cut.tamper("DELETE FROM head WHERE size > 200; DELETE FROM outbox WHERE seq >= 200; DELETE FROM entry WHERE seq >= 200");
+    cut.tamper(
+        "DELETE FROM head WHERE size > 200; DELETE FROM outbox WHERE seq >= 200; DELETE FROM entry WHERE seq >= 200",
+    );
     cut.tamper("DELETE FROM node WHERE (idx + 1) << level > 200");
     assert_eq!(check(cut.dir.path(), &trust(&cut)).exit_code(), 0, "nobody can see this without a head from outside");
     let mut held = trust(&cut);

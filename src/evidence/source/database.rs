@@ -169,7 +169,7 @@ fn escaped(path: &Path) -> String {
 }
 
 /// Copies the database and its WAL as they were at one moment.
-fn private_copy(path: &Path) -> Result<TempDir, SourceError> {
+pub(crate) fn private_copy(path: &Path) -> Result<TempDir, SourceError> {
     let dir = tempfile::Builder::new().prefix("malachor-verify-").tempdir().map_err(io_error(path))?;
     let pair = [path.to_owned(), beside(path, "-wal")];
     for _ in 0..COPIES {

@@ -51,7 +51,8 @@ impl Log {
         let dir = tempfile::tempdir().unwrap();
         let writer = writer(site);
         let mut conn = open(&dir.path().join("malachor.db"));
-        conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 0").unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 0")
+            .unwrap();
         conn.execute_batch(MIGRATION).unwrap();
         conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         let (mut next, mut heads) = (0, 0);

@@ -39,7 +39,8 @@ fn any_flipped_byte_of_an_entry_is_found_at_that_entry() {
     for place in PLACES {
         let line = &lines[usize::try_from(place).unwrap()];
         let all = place == 255;
-        let positions: Vec<_> = if all { (0..line.len()).step_by(3).collect() } else { scattered(line.len(), 25).collect() };
+        let positions: Vec<_> =
+            if all { (0..line.len()).step_by(3).collect() } else { scattered(line.len(), 25).collect() };
         for at in positions {
             log.put_line(place, &flip(line, at, at));
             let report = check(log.dir.path(), &trust);
@@ -150,7 +151,8 @@ fn lines_that_vanish_move_or_return_are_found_where_it_happened() {
     let judge = |edit: &dyn Fn(&mut Vec<Vec<u8>>)| {
         let mut lines = lines.clone();
         edit(&mut lines);
-        fs::write(&segment, lines.iter().flat_map(|line| [line.as_slice(), b"\n"].concat()).collect::<Vec<_>>()).unwrap();
+        fs::write(&segment, lines.iter().flat_map(|line| [line.as_slice(), b"\n"].concat()).collect::<Vec<_>>())
+            .unwrap();
         let report = check(out.path(), &trust);
         let place = report.first_bad().unwrap().line;
         (first(&report), place)
@@ -297,7 +299,10 @@ fn signed_bytes_that_are_not_canonical_are_a_lint_only() {
     log.put_line(SIZE - 1, &line);
     let fix = log.unguarded();
     fix.execute("UPDATE entry SET leaf = ?1 WHERE seq = 259", [leaf_hash(&line)]).unwrap();
-    fix.execute_batch("DELETE FROM head WHERE size > 257; DELETE FROM node WHERE level > 0 AND (idx + 1) << level = 260").unwrap();
+    fix.execute_batch(
+        "DELETE FROM head WHERE size > 257; DELETE FROM node WHERE level > 0 AND (idx + 1) << level = 260",
+    )
+    .unwrap();
     let report = check(log.dir.path(), &trust(&log));
     assert!(report.text().contains("NON_CANONICAL"), "{}", report.text());
     assert!(!reasons(&report).contains(&"BAD_SIGNATURE"));
