@@ -138,7 +138,9 @@ impl Scrubber {
         let mut out = String::new();
         let mut changed = false;
         for line in text.split_inclusive(['\n', '\r']) {
-            match self.json(line).or_else(|| self.line(line)) {
+            let whole = line.len() == text.len();
+            let as_json = if whole { None } else { self.json(line) };
+            match as_json.or_else(|| self.line(line)) {
                 Some(scrubbed) => {
                     changed = true;
                     out.push_str(&scrubbed);
@@ -149,15 +151,15 @@ impl Scrubber {
         changed.then(|| keep_json(text, out))
     }
 
-    /// The text as JSON, each member read by its name; `None` when it is none or nothing was found.
+    /// The JSON that the text is or ends with, each member read by its name; `None` when nothing was found in it.
     fn json(&self, text: &str) -> Option<String> {
-        let body = text.trim();
-        if !body.starts_with(['{', '[']) {
-            return None;
-        }
+        let whole = text.trim_start().starts_with(['{', '[']);
+        let start = if whole { text.len() - text.trim_start().len() } else { text.find("{\"")? };
+        let (before, rest) = text.split_at_checked(start)?;
+        let (body, after) = rest.split_at_checked(rest.trim_end().len())?;
         let value: serde_json::Value = serde_json::from_str(body).ok()?;
         let scrubbed = value.clone().scrub(self);
-        (scrubbed != value).then(|| text.replacen(body, &scrubbed.to_string(), 1))
+        (scrubbed != value).then(|| format!("{before}{scrubbed}{after}"))
     }
 
     /// One pass over one line; `None` when nothing was found.

@@ -1,5 +1,8 @@
 //! Names of fields that say what their value is, in JSON, logfmt, XML, query strings and SQL.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use super::Kind;
 
 /// Field names by kind; between the words of one a text may have nothing, a space or one of `_ - .`.
@@ -7,7 +10,7 @@ const FIELDS: &[(Kind, &str)] = &[
     (
         Kind::Name,
         "patient name, patient, pt name, pt, first name, last name, middle name, full name, \
-         given name, family name, surname, maiden name, guarantor name, guarantor, subscriber name, \
+         given name, family name, surname, lname, fname, maiden name, guarantor name, guarantor, subscriber name, \
          insured name, member name, caller name, caller id name, cnam, mother name, spouse name, \
          next of kin, emergency contact, beneficiary name, patients name, name of patient",
     ),
@@ -54,11 +57,22 @@ const FIELDS: &[(Kind, &str)] = &[
 /// Values that tell nothing about anyone.
 const NOTHING: &str = "- -- ? 0 n/a na nil no none null undefined unknown yes true false redacted string required missing invalid not empty nan";
 
+/// The fields by name without spaces.
+static KINDS: LazyLock<BTreeMap<String, Kind>> = LazyLock::new(|| {
+    let names = FIELDS.iter().flat_map(|(kind, names)| names.split(", ").map(|name| (name.replace(' ', ""), *kind)));
+    names.collect()
+});
+
+/// Longer than any field name with its joints.
+const MAX_NAME: usize = 40;
+
 /// What the value of a field of this name is.
 pub(super) fn field_kind(name: &str) -> Option<Kind> {
+    if name.len() > MAX_NAME {
+        return None;
+    }
     let name: String = name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
-    let is_it = |field: &str| field.bytes().filter(|b| *b != b' ').eq(name.bytes());
-    FIELDS.iter().find(|(_, fields)| fields.split(", ").any(is_it)).map(|(kind, _)| *kind)
+    KINDS.get(&name).copied()
 }
 
 /// Whether a value says that there is no value, or is masked already.

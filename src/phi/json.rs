@@ -1,6 +1,6 @@
 //! JSON: every string is text, and a member whose name says what it holds is taken at its word.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::fields::field_kind;
 use super::{Kind, Scrub, Scrubber, fields};
@@ -30,6 +30,7 @@ fn value(given: Value, scrubber: &Scrubber, whose: Whose) -> Value {
         Value::String(text) => Value::String(scrubber.text(&text)),
         Value::Array(items) => Value::Array(items.into_iter().map(|item| value(item, scrubber, whose)).collect()),
         Value::Object(members) => {
+            let whose = if is_about_a_person(&members) { Whose::Person } else { whose };
             Value::Object(members.into_iter().map(|(name, item)| member(name, item, scrubber, whose)).collect())
         }
     }
@@ -66,6 +67,12 @@ fn labelled(scrubber: &Scrubber, kind: Kind, text: String) -> String {
 fn is_person(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["patient", "subscriber", "guarantor", "insured", "beneficiary", "demographics"].contains(&name.as_str())
+}
+
+/// A FHIR resource that describes one person.
+fn is_about_a_person(members: &Map<String, Value>) -> bool {
+    let resource = members.get("resourceType").and_then(Value::as_str).unwrap_or_default();
+    ["Patient", "Person", "RelatedPerson", "Coverage"].contains(&resource)
 }
 
 fn personal(name: &str) -> Option<Kind> {

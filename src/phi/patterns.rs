@@ -3,8 +3,12 @@
 //! Group `v` of a pattern is the value, group `k` the label where the judge needs it. Patterns are over bytes; a letter
 //! beyond ASCII is `\x80-\xff`.
 
+use std::sync::OnceLock;
+
+use regex::bytes::Regex;
+
 use super::fields::{self, field_kind, is_nothing};
-use super::rules::{Hit, Judge, Trust};
+use super::rules::{Hit, Judge, Trust, compile};
 use super::{Kind, Span, names, valid};
 
 /// One rule.
@@ -12,6 +16,14 @@ pub(super) struct Rule {
     pub(super) trust: Trust,
     pub(super) pattern: String,
     pub(super) judge: Judge,
+    compiled: OnceLock<Regex>,
+}
+
+impl Rule {
+    /// The pattern, compiled when first asked for.
+    pub(super) fn regex(&self) -> &Regex {
+        self.compiled.get_or_init(|| compile(&self.pattern))
+    }
 }
 
 /// A day as people and programs write it, but not eight bare digits.
@@ -33,7 +45,7 @@ pub(super) fn company() -> Vec<Rule> {
     use Trust::Shape;
     vec![
         rule(Shape, format!(r"(?:^|[^\w/:.-])(?P<v>{DAY})\b"), |hit| hit.is(Kind::Date, !follows_time(hit.after()))),
-        rule(Shape, format!(r"_(?P<v>{DAY})\b"), |hit| hit.is(Kind::Date, true)),
+        rule(Shape, format!(r"_(?P<v>{DAY}|(?:19|20)\d{{6}})\b"), |hit| hit.is(Kind::Date, true)),
         rule(Shape, r"\b(?P<v>\d{1,3}(?:\.\d{1,3}){3})\b", |hit| {
             hit.is(Kind::Ip, valid::public_ip(hit.text()) && hit.alone())
         }),
@@ -41,7 +53,7 @@ pub(super) fn company() -> Vec<Rule> {
 }
 
 fn rule(trust: Trust, pattern: impl Into<String>, judge: Judge) -> Rule {
-    Rule { trust, pattern: pattern.into(), judge }
+    Rule { trust, pattern: pattern.into(), judge, compiled: OnceLock::new() }
 }
 
 /// Identifiers known by their shape and their arithmetic.
@@ -84,7 +96,7 @@ fn numbers() -> Vec<Rule> {
 
 fn address() -> String {
     format!(
-        r"\b(?P<v>\d{{1,6}}(?: [NSEW]\.?| (?:North|South|East|West))?(?: (?:[A-Z\xc3][A-Za-z\x80-\xff'.-]*|\d{{1,3}}(?i:st|nd|rd|th))){{1,4}} {STREET}\b\.?(?:,? (?:Apt|Unit|Ste|Suite|APT|UNIT|STE|#)\.? ?#?[A-Za-z0-9-]+)?(?:,? [A-Z][A-Za-z.'-]+(?: [A-Z][A-Za-z.'-]+){{0,3}},?(?: [A-Z]{{2}},?)? \d{{5}}(?:-\d{{4}})?)?)"
+        r"\b(?P<v>\d{{1,6}}(?: [NSEW]\.?| (?:North|South|East|West))?(?: (?:[A-Z\xc3][A-Za-z\x80-\xff'.-]*|\d{{1,3}}(?i:st|nd|rd|th))){{1,4}} {STREET}\b\.?(?:,? (?:Apt|Unit|Ste|Suite|APT|UNIT|STE|#)\.? ?#?[A-Za-z0-9-]+)?(?:(?:, ?| )[A-Z][A-Za-z.'-]+(?: [A-Z][A-Za-z.'-]+){{0,3}}(?:, ?| )(?:[A-Z]{{2}}(?:, ?| ))?\d{{5}}(?:-\d{{4}})?)?)"
     )
 }
 
@@ -122,7 +134,7 @@ fn labelled() -> Vec<Rule> {
         rule(
             Label,
             format!(
-                r"(?i:\b(?:mrn|med(?:ical)? ?rec(?:ord)?s?|patient|pt|chart|csn|emr)){NUMBER}(?P<v>[A-Z]{{0,4}}-?\d{{4,12}}[A-Z]?)\b"
+                r"(?i:\b(?:mrn|med(?:ical)? ?rec(?:ord)?s?|patient|pt|charts?|csn|emr)){NUMBER}(?P<v>[A-Z]{{0,4}}-?\d{{4,12}}[A-Z]?)\b"
             ),
             |hit| hit.is(Kind::Mrn, hit.alone()),
         ),
@@ -158,6 +170,7 @@ fn labelled() -> Vec<Rule> {
             r"(?:(?i:\bdriver'?s?[ _-]?lic(?:ense|ence)?|\b(?:medical|nursing|state) lic(?:ense|ence)?)|\bDLN?)(?i:[ _-]?(?:no|num|number))?\.?[\s:=#]{1,3}(?P<v>[A-Z]{0,3}-?\d[\d-]{3,14})\b",
             |hit| hit.is(Kind::License, true),
         ),
+        rule(Label, r"(?i:\brx ?# ?)(?P<v>\d{5,14})\b", |hit| hit.is(Kind::Mrn, true)),
         rule(Label, r"(?i:\bnpi)[\s:=#]{1,3}(?P<v>[12]\d{9})\b", |hit| hit.is(Kind::Npi, true)),
         rule(
             Label,
@@ -199,7 +212,7 @@ fn people() -> Vec<Rule> {
         rule(
             Label,
             format!(
-                r#"(?i:\b(?:re:|superbill|intake(?: form)?|consent|referral|prescription|refill|(?:discharge|visit) summary|progress note|invoice for|statement for|bill for|chart (?:for|of)|app(?:oin)?t(?:ment)? (?:for|with)|results? for|records? (?:of|for)|letter to|cannot mail|voicemail from|missed call from|caller|on behalf of))[\s:("'_-]{{1,3}}(?P<v>{two})"#
+                r#"(?i:\b(?:re:|superbill|lab[ _]reports?|lab[ _]results?|intake(?: form)?|consent|referral|prescription|refill|(?:discharge|visit) summary|progress note|invoice for|statement for|bill for|chart (?:for|of)|app(?:oin)?t(?:ment)? (?:for|with)|results? for|records? (?:of|for)|letter to|cannot mail|voicemail from|missed call from|caller|on behalf of))[\s:("'_-]{{1,3}}(?P<v>{two})"#
             ),
             |hit| hit.part(Kind::Name, names::after_label(hit.text(), 2)),
         ),

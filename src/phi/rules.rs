@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
-use super::patterns;
+use super::patterns::{self, Rule};
 use super::{Kind, Span, names, segments};
 
 /// How a hit came about, which decides what may overrule it.
@@ -71,7 +71,7 @@ pub(super) type Judge = fn(&Hit) -> Option<Span>;
 
 struct Rules {
     first: RegexSet,
-    each: Vec<(Trust, Regex, Judge)>,
+    each: Vec<Rule>,
 }
 
 /// What the first look at a line saw.
@@ -90,13 +90,12 @@ impl Look {
     }
 }
 
-static COMPANY: LazyLock<Vec<(Regex, Judge)>> =
-    LazyLock::new(|| patterns::company().iter().map(|rule| (compile(&rule.pattern), rule.judge)).collect());
+static COMPANY: LazyLock<Vec<Rule>> = LazyLock::new(patterns::company);
 
+/// The set is compiled at the first line, a rule at its first hit: a program that starts does not wait for all.
 static RULES: LazyLock<Rules> = LazyLock::new(|| {
-    let rules = patterns::table();
-    let patterns = rules.iter().map(|rule| rule.pattern.as_str()).chain([segments::BEGINNING]);
-    let each = rules.iter().map(|rule| (rule.trust, compile(&rule.pattern), rule.judge)).collect();
+    let each = patterns::table();
+    let patterns = each.iter().map(|rule| rule.pattern.as_str()).chain([segments::BEGINNING]);
     Rules { first: compile_set(patterns), each }
 });
 
@@ -112,26 +111,25 @@ pub(super) fn first_look(line: &str) -> Look {
 /// Every hit of the rules a first look named.
 pub(super) fn apply(line: &str, look: &Look) -> Vec<(Span, Trust)> {
     let mut found = Vec::new();
-    for (trust, regex, judge) in look.rules.iter().filter_map(|rule| RULES.each.get(*rule)) {
-        found.extend(hits(line, regex).filter_map(|hit| judge(&hit)).map(|span| (span, *trust)));
+    for rule in look.rules.iter().filter_map(|rule| RULES.each.get(*rule)) {
+        found.extend(judged(line, rule).map(|span| (span, rule.trust)));
     }
     found
 }
 
 /// What is an identifier in a line that holds a proof.
 pub(super) fn company(line: &str) -> Vec<Span> {
-    let mut found: Vec<Span> =
-        COMPANY.iter().flat_map(|(regex, judge)| hits(line, regex).filter_map(|hit| judge(&hit))).collect();
+    let mut found: Vec<Span> = COMPANY.iter().flat_map(|rule| judged(line, rule)).collect();
     found.extend(names::in_company(line).into_iter().map(|range| Span { kind: Kind::Name, range }));
     found
 }
 
-fn hits<'a>(line: &'a str, regex: &'a Regex) -> impl Iterator<Item = Hit<'a>> {
-    regex.captures_iter(line.as_bytes()).filter_map(move |captures| {
+fn judged<'a>(line: &'a str, rule: &'a Rule) -> impl Iterator<Item = Span> {
+    rule.regex().captures_iter(line.as_bytes()).filter_map(move |captures| {
         let value = captures.name("v")?;
         let label = captures.name("k").and_then(|label| line.get(label.range())).unwrap_or_default();
         let range = line.floor_char_boundary(value.start())..line.ceil_char_boundary(value.end());
-        Some(Hit { line, label, range })
+        (rule.judge)(&Hit { line, label, range })
     })
 }
 
@@ -144,4 +142,16 @@ pub(super) fn compile(pattern: &str) -> Regex {
 #[expect(clippy::expect_used, reason = "the patterns are constants and a test compiles every one")]
 fn compile_set<'a>(patterns: impl Iterator<Item = &'a str>) -> RegexSet {
     RegexSetBuilder::new(patterns).unicode(false).build().expect("constant patterns compile")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pattern_compiles_and_names_its_value() {
+        for rule in RULES.each.iter().chain(COMPANY.iter()) {
+            assert!(rule.regex().capture_names().flatten().any(|name| name == "v"), "{}", rule.pattern);
+        }
+    }
 }

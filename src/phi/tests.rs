@@ -58,6 +58,12 @@ fn identifiers_are_replaced() {
         ("https://portal.example/reset/cf0ffa3960cd2a05", "[URL]"),
         ("(0010,0010) PN [DOE^JANE]", "(0010,0010) PN [[NAME]]"),
         ("NM1*IL*1*DOE*JANE****MI*W123456789~", "NM1*IL*1*[NAME]*[NAME]****MI*[PLAN]~"),
+        (
+            "POST {\"resourceType\":\"Patient\",\"family\":\"Ib\"}",
+            "POST {\"family\":\"[NAME]\",\"resourceType\":\"Patient\"}",
+        ),
+        ("12 Oak Ridge Dr,Peoria,IL,61604", "[ADDRESS]"),
+        ("D:\\Charts\\IBARRA_MARISOL_19800214\\a.docx", "D:\\Charts\\[NAME]_[DATE]\\a.docx"),
         ("PID|1||X9^5||JONES^W||19610615|M", "PID|1||[MRN]||[NAME]||[DATE]|M"),
     ] {
         assert_eq!(shape(text), want);
