@@ -66,7 +66,7 @@ impl Log {
         let (mut next, mut heads) = (0, 0);
         while next < entries {
             // Calls of one to seven entries, so that heads fall everywhere; 100 and 200 and the edges have their own.
-            let edge = [100, 200, 255, 256, 257, entries].into_iter().find(|edge| *edge > next).unwrap();
+            let edge = [100, 200, 255, 256, 257, entries].into_iter().filter(|edge| *edge > next).min().unwrap();
             let until = (next + 1 + next % 7).min(edge);
             let drafts: Vec<_> = (next..until).map(|seq| draft(&writer, site, seq, other_story_from)).collect();
             let tx = conn.transaction().unwrap();
