@@ -34,18 +34,18 @@ pub fn emit(value: &Value, out: &mut Vec<u8>) {
                 out.push(b':');
                 emit(value, out);
             };
-            list(b'{', &*sorted(members), out, member, b'}');
+            list(b'{', &sorted(members), out, member, b'}');
         }
     }
 }
 
 /// Members in the order of their names' UTF-16 code units (RFC 8785 §3.2.3), which for ASCII is the map's own order.
-fn sorted(members: &Map<String, Value>) -> Cow<'_, [(&String, &Value)]> {
+fn sorted(members: &Map<String, Value>) -> Vec<(&String, &Value)> {
     let mut order: Vec<_> = members.iter().collect();
     if !members.keys().all(|name| name.is_ascii()) {
         order.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
     }
-    Cow::Owned(order)
+    order
 }
 
 fn list<T>(open: u8, items: &[T], out: &mut Vec<u8>, mut emit: impl FnMut(&T, &mut Vec<u8>), close: u8) {

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{base64, hex, sha256, unbase64, unhex};
 
-/// DER before the 32 bytes of a public key: SubjectPublicKeyInfo, id-Ed25519 (RFC 8410 §4).
+/// DER before the 32 bytes of a public key: `SubjectPublicKeyInfo`, id-Ed25519 (RFC 8410 §4).
 const SPKI: &[u8; 12] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
 /// DER before the 32 bytes of a private key: PKCS#8 version 1, id-Ed25519 (RFC 8410 §7).
 const PKCS8: &[u8; 16] = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
@@ -105,7 +105,7 @@ impl PublicKey {
         Self::from_bytes(point)
     }
 
-    /// The key as a SubjectPublicKeyInfo, 44 bytes of DER.
+    /// The key as a `SubjectPublicKeyInfo`, 44 bytes of DER.
     pub fn to_spki_der(&self) -> Vec<u8> {
         [SPKI.as_slice(), self.as_bytes()].concat()
     }
@@ -115,7 +115,7 @@ impl PublicKey {
         pem::encode("PUBLIC KEY", &self.to_spki_der()).to_string()
     }
 
-    /// SHA-256 of the SubjectPublicKeyInfo in hexadecimal: the fingerprint printed on contracts and reports.
+    /// SHA-256 of the `SubjectPublicKeyInfo` in hexadecimal: the fingerprint printed on contracts and reports.
     pub fn fingerprint(&self) -> String {
         hex(&sha256(&self.to_spki_der()))
     }

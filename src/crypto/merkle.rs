@@ -28,7 +28,9 @@ pub fn empty_root() -> Hash {
 
 fn digest(parts: &[&[u8]]) -> Hash {
     let mut context = Context::new(&SHA256);
-    parts.iter().for_each(|part| context.update(part));
+    for part in parts {
+        context.update(part);
+    }
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out

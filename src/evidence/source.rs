@@ -177,10 +177,10 @@ impl Source {
         }
     }
 
-    /// The stored hash of a tree node above the leaves; `None` when the container stores none at all.
-    pub(super) fn node(&self, node: &Node) -> Result<Option<Option<Vec<u8>>>, SourceError> {
+    /// The stored hash of a tree node above the leaves; only a database stores any.
+    pub(super) fn node(&self, node: &Node) -> Result<Option<Vec<u8>>, SourceError> {
         match self {
-            Self::Database(database) => database.node(node).map(Some),
+            Self::Database(database) => database.node(node),
             Self::Files(_) => Ok(None),
         }
     }

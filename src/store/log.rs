@@ -82,8 +82,8 @@ pub struct LogWriter {
     origin: KeyName,
     entry_key: PrivateKey,
     head_key: PrivateKey,
-    entry_vkey: VerifierKey,
-    head_vkey: VerifierKey,
+    entry_public: VerifierKey,
+    head_public: VerifierKey,
     entry_id: KeyId,
 }
 
@@ -92,20 +92,20 @@ impl LogWriter {
     ///
     /// The head key carries the origin as its name, the entry key the origin followed by `/entry`.
     pub fn new(origin: KeyName, entry_key: PrivateKey, head_key: PrivateKey) -> Result<Self, LogError> {
-        let entry_vkey = VerifierKey::ed25519(format!("{origin}/entry").parse()?, entry_key.public());
-        let head_vkey = VerifierKey::ed25519(origin.clone(), head_key.public());
-        let entry_id = entry_vkey.id();
-        Ok(Self { origin, entry_key, head_key, entry_vkey, head_vkey, entry_id })
+        let entry_public = VerifierKey::ed25519(format!("{origin}/entry").parse()?, entry_key.public());
+        let head_public = VerifierKey::ed25519(origin.clone(), head_key.public());
+        let entry_id = entry_public.id();
+        Ok(Self { origin, entry_key, head_key, entry_public, head_public, entry_id })
     }
 
     /// The key that entries verify under.
     pub const fn entry_key(&self) -> &VerifierKey {
-        &self.entry_vkey
+        &self.entry_public
     }
 
     /// The key that checkpoints verify under.
     pub const fn head_key(&self) -> &VerifierKey {
-        &self.head_vkey
+        &self.head_public
     }
 
     /// Seals the drafts in their order, queues them for sending and signs one new head, within `tx`.
@@ -144,7 +144,7 @@ impl LogWriter {
         draft.validate()?;
         self.check_genesis(seq, draft)?;
         let place = statement::Place { origin: &self.origin, seq, prev: &tail.prev };
-        let statement = statement::compose(draft, tail.detail(draft), &place, ctx);
+        let statement = statement::compose(draft, &tail.detail(draft), &place, ctx);
         let line = dsse::sign(IN_TOTO, &jcs::to_vec(&statement)?, &self.entry_key, self.entry_id)?;
         let leaf = leaf_hash(&line);
         tx.prepare_cached("INSERT INTO entry (seq, line, leaf) VALUES (?1, ?2, ?3)")?
@@ -169,8 +169,8 @@ impl LogWriter {
             (1.., false) => Ok(()),
             (0, true) => {
                 let listed = |role: &str| draft.detail.get("keys")?.get(role)?.get("vkey")?.as_str();
-                let right = listed("entry") == Some(self.entry_vkey.to_string().as_str())
-                    && listed("head") == Some(self.head_vkey.to_string().as_str());
+                let right = listed("entry") == Some(self.entry_public.to_string().as_str())
+                    && listed("head") == Some(self.head_public.to_string().as_str());
                 if right { Ok(()) } else { Err(LogError::Genesis("the genesis does not list the keys in use")) }
             }
         }
@@ -216,7 +216,8 @@ impl Tail {
         let Some(last) = frontier.size().checked_sub(1) else {
             return Ok(Self { frontier, prev: genesis_prev(origin.as_str()), claimed_at: None });
         };
-        let (_, note) = last_head(conn)?.ok_or_else(|| differs("last head", frontier.size(), "none"))?;
+        let (_, note) = last_head(conn)?
+            .ok_or_else(|| differs("last head", format!("one of {} entries", frontier.size()), "none"))?;
         agrees(&unverified(&note, frontier.size())?, origin, &frontier)?;
         let (line, leaf) = entry(conn, last)?;
         let broken = |what: String| differs("last entry", "a statement", what);
@@ -242,30 +243,34 @@ impl Tail {
 pub fn check_head(conn: &Connection, head_key: &VerifierKey) -> Result<Option<Checkpoint>, LogError> {
     let frontier = load_frontier(conn)?;
     let Some((size, note)) = last_head(conn)? else {
-        return if frontier.size() == 0 { Ok(None) } else { Err(differs("last head", frontier.size(), "none")) };
+        return if frontier.size() == 0 {
+            Ok(None)
+        } else {
+            Err(differs("last head", format!("one of {} entries", frontier.size()), "none"))
+        };
     };
     let opened = Checkpoint::open(&note, std::slice::from_ref(head_key));
     let head = opened.map_err(|source| LogError::Head { size, source })?.into_inner();
     agrees(&head, &head_key.name, &frontier)?;
     if let Some(last) = frontier.size().checked_sub(1) {
         let (line, leaf) = entry(conn, last)?;
-        same(&format!("leaf hash of entry {last}"), hex(&leaf_hash(&line)), hex(&leaf))?;
+        same(&format!("leaf hash of entry {last}"), &hex(&leaf_hash(&line)), &hex(&leaf))?;
     }
     Ok(Some(head))
 }
 
 fn agrees(head: &Checkpoint, origin: &KeyName, frontier: &Frontier) -> Result<(), LogError> {
-    same("origin of the last head", origin.as_str(), head.origin.as_str())?;
-    same("entries covered by the last head", frontier.size(), head.size)?;
-    same(&format!("root of {} entries", head.size), hex(&head.root), hex(&frontier.root()))
+    same("origin of the last head", origin, &head.origin)?;
+    same("entries covered by the last head", &frontier.size(), &head.size)?;
+    same(&format!("root of {} entries", head.size), &hex(&head.root), &hex(&frontier.root()))
 }
 
-fn same<T: PartialEq + ToString>(what: &str, expected: T, found: T) -> Result<(), LogError> {
-    if expected == found { Ok(()) } else { Err(differs(what, expected, found)) }
+fn same<T: PartialEq + ToString>(what: &str, expected: &T, found: &T) -> Result<(), LogError> {
+    if expected == found { Ok(()) } else { Err(differs(what, expected.to_string(), found.to_string())) }
 }
 
-fn differs(what: impl ToString, expected: impl ToString, found: impl ToString) -> LogError {
-    LogError::Inconsistent { what: what.to_string(), expected: expected.to_string(), found: found.to_string() }
+fn differs(what: &str, expected: impl Into<String>, found: impl Into<String>) -> LogError {
+    LogError::Inconsistent { what: what.into(), expected: expected.into(), found: found.into() }
 }
 
 fn unverified(note: &[u8], size: u64) -> Result<Checkpoint, LogError> {
@@ -285,7 +290,7 @@ fn load_frontier(conn: &Connection) -> Result<Frontier, LogError> {
             0 => leaf.query_row([index], |row| row.get::<_, Hash>(0)).optional()?,
             1.. => node.query_row(params![level, index], |row| row.get::<_, Hash>(0)).optional()?,
         };
-        hash.ok_or_else(|| differs(format!("tree node {level}/{index}"), "a hash", "none"))
+        hash.ok_or_else(|| differs(&format!("tree node {level}/{index}"), "a hash", "none"))
     })
 }
 

@@ -26,6 +26,6 @@ pub(super) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
         }
         out.push(c);
     }
-    out.push_str(&format!("\n-----END {label}-----\n"));
+    out.extend(["\n-----END ", label, "-----\n"]);
     out
 }

@@ -27,7 +27,8 @@ pub(in crate::evidence) struct Database {
     name: Arc<str>,
     /// The file opened as immutable, with its state then.
     watched: Option<(PathBuf, Stamp)>,
-    _copy: Option<TempDir>,
+    /// Removed again when reading is over.
+    copy: Option<TempDir>,
 }
 
 /// Enough of a file's state to notice a write.
@@ -60,7 +61,7 @@ impl Database {
         let copy = private_copy(path)?;
         let inside = copy.path().join(name_of(path));
         let mut database = Self::connect(&inside, "readonly_shm=0", path)?;
-        database._copy = Some(copy);
+        database.copy = Some(copy);
         Ok(database)
     }
 
@@ -73,7 +74,7 @@ impl Database {
             return Err(SourceError::Foreign { path: name_of(original), why: "no evidence log in this database" });
         }
         let name = name_of(original).into();
-        Ok(Self { conn, next: i64::MIN, heads_from: i64::MIN, name, watched: None, _copy: None })
+        Ok(Self { conn, next: i64::MIN, heads_from: i64::MIN, name, watched: None, copy: None })
     }
 
     fn spot(&self) -> Spot {

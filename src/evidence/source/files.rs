@@ -139,7 +139,8 @@ fn gather(path: &Path, name: &str, depth: usize, out: &mut BTreeSet<(String, Pat
         return Ok(());
     }
     let parent = path.parent().map(name_of).unwrap_or_default();
-    let is_head = name_of(path) == CHECKPOINT || (parent == CHECKPOINTS && name.ends_with(".txt"));
+    let is_text = path.extension().is_some_and(|extension| extension == "txt");
+    let is_head = name_of(path) == CHECKPOINT || (parent == CHECKPOINTS && is_text);
     let is_segment = name.ends_with(SEGMENT_SUFFIX);
     match (is_head || is_segment, depth) {
         (true, _) => {

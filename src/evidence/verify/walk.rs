@@ -9,7 +9,7 @@ use crate::crypto::merkle::{Frontier, Hash, Node};
 use crate::crypto::note::{Checkpoint, Note};
 use crate::domain::entry::EntryKind;
 use crate::evidence::report::{At, Check, Finding, Reason, Report, Shortfall};
-use crate::evidence::source::{RawEntry, RawHead, Source, SourceError, Spot};
+use crate::evidence::source::{Container, RawEntry, RawHead, Source, SourceError, Spot};
 use crate::evidence::trust::{Expected, Keyring};
 use crate::store::log::genesis_prev;
 
@@ -150,7 +150,7 @@ impl<'a> Walk<'a> {
         }
         let mut completed = Vec::new();
         self.frontier.push(leaf, |node| completed.push(node));
-        if self.whole {
+        if self.whole && source.container() == Container::Database {
             for node in completed.iter().filter(|node| node.level > 0) {
                 self.node(at, node, source, &raw.spot)?;
             }
@@ -160,10 +160,9 @@ impl<'a> Walk<'a> {
     }
 
     fn node(&mut self, at: u64, node: &Node, source: &Source, spot: &Spot) -> Result<(), SourceError> {
-        if let Some(stored) = source.node(node)? {
-            let what = format!("tree node {}/{}", node.level, node.index);
-            self.stored(At::Entry(at), Reason::NodeMismatch, &what, &node.hash, stored.as_ref(), spot);
-        }
+        let stored = source.node(node)?;
+        let what = format!("tree node {}/{}", node.level, node.index);
+        self.stored(At::Entry(at), Reason::NodeMismatch, &what, &node.hash, stored.as_ref(), spot);
         Ok(())
     }
 
@@ -284,7 +283,7 @@ impl<'a> Walk<'a> {
         self.report.root = self.frontier.root();
         if self.report.entries == 0 {
             self.report.short(Shortfall::nothing());
-        } else if self.covered < self.next {
+        } else if self.covered < self.next && !self.root_failed {
             self.report.short(Shortfall::tail(self.covered, self.next));
         }
         if !self.ring.pinned {

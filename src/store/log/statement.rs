@@ -35,7 +35,7 @@ pub(super) struct Place<'a> {
 }
 
 /// The whole statement of a draft at its place.
-pub(super) fn compose(draft: &EntryDraft, detail: Map<String, Value>, place: &Place<'_>, ctx: &SealContext) -> Value {
+pub(super) fn compose(draft: &EntryDraft, detail: &Map<String, Value>, place: &Place<'_>, ctx: &SealContext) -> Value {
     let mut predicate = json!({
         "origin": place.origin.as_str(),
         "seq": place.seq,

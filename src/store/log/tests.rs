@@ -66,7 +66,7 @@ fn the_tree_grows_call_by_call_and_the_head_covers_it() {
     for batch in [1, 2, 3, 5, 8, 1, 1] {
         let drafts = (0..batch).map(|i| heartbeat(size + i)).collect();
         let appended = append(&mut conn, &writer, drafts).unwrap();
-        assert_eq!((appended.first, appended.last), (size as u64, (size + batch - 1) as u64));
+        assert_eq!((appended.first, appended.last), (size.cast_unsigned(), (size + batch - 1).cast_unsigned()));
         size += batch;
         assert_eq!(check_head(&conn, writer.head_key()).unwrap(), Some(appended.head));
     }

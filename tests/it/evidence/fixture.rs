@@ -14,6 +14,9 @@ use tempfile::TempDir;
 /// Entries of a grown log: past the edge of a tile of 256.
 pub(crate) const SIZE: u64 = 260;
 
+/// Entries of a small log.
+pub(crate) const SMALL: u64 = 6;
+
 pub(crate) struct Log {
     pub(crate) dir: TempDir,
     pub(crate) writer: LogWriter,
@@ -38,6 +41,11 @@ impl Log {
         Self::build("site-a", 0, 0).close()
     }
 
+    /// Few entries, where a test verifies thousands of times.
+    pub(crate) fn small() -> Self {
+        Self::build("site-a", SMALL, 0).close()
+    }
+
     pub(crate) fn of_other_site() -> Self {
         Self::build("site-b", SIZE, 0).close()
     }
@@ -47,7 +55,7 @@ impl Log {
         Self::build("site-a", SIZE, 50).close()
     }
 
-    fn build(site: &str, size: u64, other_story_from: u64) -> Self {
+    fn build(site: &str, entries: u64, other_story_from: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let writer = writer(site);
         let mut conn = open(&dir.path().join("malachor.db"));
@@ -56,9 +64,9 @@ impl Log {
         conn.execute_batch(MIGRATION).unwrap();
         conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         let (mut next, mut heads) = (0, 0);
-        while next < size {
+        while next < entries {
             // Calls of one to seven entries, so that heads fall everywhere; 100 and 200 and the edges have their own.
-            let edge = [100, 200, 255, 256, 257, size].into_iter().find(|edge| *edge > next).unwrap();
+            let edge = [100, 200, 255, 256, 257, entries].into_iter().filter(|edge| *edge > next).min().unwrap();
             let until = (next + 1 + next % 7).min(edge);
             let drafts: Vec<_> = (next..until).map(|seq| draft(&writer, site, seq, other_story_from)).collect();
             let tx = conn.transaction().unwrap();
