@@ -1,5 +1,6 @@
 //! Built-in collectors for Linux hosts, one file each.
 
+mod antivirus;
 mod disk;
 #[cfg(test)]
 mod fixture;
@@ -14,6 +15,7 @@ use super::run::{Context, nothing};
 /// Runs a collector by name.
 pub async fn collect(name: &str, context: Context<'_>) -> Observation {
     match name {
+        "antivirus" => antivirus::collect(context).await,
         "disk" => disk::collect(context),
         "units" => units::collect(context).await,
         _ => nothing(ProblemKind::Missing, format!("no collector is called `{name}`")),
