@@ -4,7 +4,12 @@ mod antivirus;
 mod disk;
 #[cfg(test)]
 mod fixture;
+mod firewall;
+mod logging;
 mod mounts;
+mod nft;
+mod nft_match;
+mod ports;
 mod systemd;
 mod units;
 
@@ -17,6 +22,8 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
     match name {
         "antivirus" => antivirus::collect(context).await,
         "disk" => disk::collect(context),
+        "firewall" => firewall::collect(context).await,
+        "logging" => logging::collect(context).await,
         "units" => units::collect(context).await,
         _ => nothing(ProblemKind::Missing, format!("no collector is called `{name}`")),
     }
