@@ -10,6 +10,7 @@ mod mounts;
 mod nft;
 mod nft_match;
 mod ports;
+mod ssh;
 mod systemd;
 mod units;
 
@@ -24,6 +25,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "disk" => disk::collect(context),
         "firewall" => firewall::collect(context).await,
         "logging" => logging::collect(context).await,
+        "ssh" => ssh::collect(context).await,
         "units" => units::collect(context).await,
         _ => nothing(ProblemKind::Missing, format!("no collector is called `{name}`")),
     }

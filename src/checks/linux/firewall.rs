@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_packet_must_pass_every_chain() {
-        let second = format!("{GOOD}\n table inet second {{ chain input {{ type filter hook input priority 10; policy drop; ct state established,related accept; iif lo accept; tcp dport 22 accept; }} }}");
+        let second = format!("{GOOD}\n table inet second {{ chain input {{ type filter hook input priority 10; policy drop; ct state established,related accept; iif lo accept; tcp dport 22 accept; }}; }}");
         let both = second.replace("udp dport 546 accept", "tcp dport 3389 accept");
         let Some(found) = judge(&both, &json!({})) else { return };
         assert_eq!(found, ("pass", vec![]));
