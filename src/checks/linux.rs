@@ -1,6 +1,7 @@
 //! Built-in collectors for Linux hosts, one file each.
 
 mod antivirus;
+mod backup;
 mod disk;
 #[cfg(test)]
 mod fixture;
@@ -10,6 +11,8 @@ mod mounts;
 mod nft;
 mod nft_match;
 mod ports;
+mod repository;
+mod restore;
 mod ssh;
 mod systemd;
 mod units;
@@ -22,9 +25,11 @@ use super::run::{Context, nothing};
 pub async fn collect(name: &str, context: Context<'_>) -> Observation {
     match name {
         "antivirus" => antivirus::collect(context).await,
+        "backup" => backup::collect(context).await,
         "disk" => disk::collect(context),
         "firewall" => firewall::collect(context).await,
         "logging" => logging::collect(context).await,
+        "restore" => restore::collect(context).await,
         "ssh" => ssh::collect(context).await,
         "units" => units::collect(context).await,
         _ => nothing(ProblemKind::Missing, format!("no collector is called `{name}`")),

@@ -89,6 +89,22 @@ impl Host {
         Ok(bytes)
     }
 
+    /// SHA-256 (hex) and length of a file of any size.
+    pub fn digest(&self, path: &str) -> Result<(String, u64), HostError> {
+        let io = |error: std::io::Error| HostError::from_io(path, &error);
+        let mut file = std::fs::File::open(self.path(path)).map_err(io)?;
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        let (mut chunk, mut length) = (vec![0_u8; 64 * 1024], 0_u64);
+        loop {
+            let read = file.read(&mut chunk).map_err(io)?;
+            if read == 0 {
+                return Ok((crate::crypto::hex(context.finish().as_ref()), length));
+            }
+            context.update(chunk.get(..read).unwrap_or_default());
+            length += read as u64;
+        }
+    }
+
     /// The names in a directory, sorted.
     pub fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
         let entries = std::fs::read_dir(self.path(path)).map_err(|error| HostError::from_io(path, &error))?;
