@@ -61,7 +61,7 @@ impl HostError {
         }
     }
 
-    fn from_io(what: &str, error: &std::io::Error) -> Self {
+    pub(crate) fn from_io(what: &str, error: &std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Self::Missing(what.to_owned()),
             std::io::ErrorKind::PermissionDenied => Self::Denied(what.to_owned()),

@@ -20,6 +20,33 @@ pub struct Context<'a> {
     pub own: &'a Value,
 }
 
+impl<'a> Context<'a> {
+    /// A setting that is text; `None` where it is null.
+    pub fn text(&self, setting: &str) -> Option<&'a str> {
+        self.settings.get(setting).and_then(Value::as_str)
+    }
+
+    /// A setting that is a whole number.
+    pub fn number(&self, setting: &str) -> Option<i64> {
+        self.settings.get(setting).and_then(Value::as_i64)
+    }
+
+    /// A setting that is on or off; off where it is not there.
+    pub fn flag(&self, setting: &str) -> bool {
+        self.settings.get(setting).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// A setting that is a list of text.
+    pub fn list(&self, setting: &str) -> Vec<&'a str> {
+        self.settings.get(setting).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
+    /// Whole seconds from `then` to now; negative where `then` lies ahead.
+    pub fn seconds_since(&self, then: Timestamp) -> i64 {
+        self.now.duration_since(then).as_secs()
+    }
+}
+
 /// Facts in the making: a fact is set, or why it could not be.
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -44,6 +71,13 @@ impl Facts {
     /// Notes why a fact is not known; nothing may set it.
     pub fn fail(&mut self, name: &str, error: &HostError) {
         self.problem(name, error.kind(), error.to_string());
+    }
+
+    /// Notes one obstacle for several facts.
+    pub fn fail_all(&mut self, names: &[&str], error: &HostError) {
+        for name in names {
+            self.fail(name, error);
+        }
     }
 
     /// Notes an obstacle in words.

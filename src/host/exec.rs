@@ -22,6 +22,7 @@ pub struct Cmd {
     stdin: Option<Vec<u8>>,
     cap: usize,
     env: Vec<(String, String)>,
+    dir: std::path::PathBuf,
 }
 
 impl Cmd {
@@ -33,7 +34,15 @@ impl Cmd {
             stdin: None,
             cap: OUTPUT_CAP,
             env: Vec::new(),
+            dir: "/".into(),
         }
+    }
+
+    /// Sets the working directory; `/` unless told otherwise.
+    #[must_use]
+    pub fn dir(mut self, dir: impl Into<std::path::PathBuf>) -> Self {
+        self.dir = dir.into();
+        self
     }
 
     /// Sets the deadline.
@@ -107,6 +116,14 @@ impl Output {
 }
 
 impl Host {
+    /// Whether a program is installed; on a recorded machine, whether it has any answer.
+    pub fn has(&self, program: &str) -> bool {
+        match &self.programs {
+            Programs::Live => find(program).is_ok_and(|path| path.is_file()),
+            Programs::Recorded(answers) => answers.keys().any(|line| line.split(' ').next() == Some(program)),
+        }
+    }
+
     /// Runs a program to its end or its deadline; then its whole process group is killed.
     ///
     /// A non-zero status is an [`Output`], not an error.
@@ -145,7 +162,7 @@ async fn run_live(cmd: Cmd) -> Result<Output, HostError> {
         .env("LC_ALL", "C")
         .env("HOME", "/root")
         .envs(cmd.env.iter().map(|(name, value)| (name, value)))
-        .current_dir("/")
+        .current_dir(&cmd.dir)
         .stdin(if cmd.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

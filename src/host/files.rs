@@ -1,6 +1,6 @@
 //! Reading and replacing files below the host's root.
 
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use jiff::Timestamp;
@@ -68,6 +68,41 @@ impl Host {
             return Err(HostError::Garbage { what: path.to_owned(), why: "larger than 4 MiB".to_owned() });
         }
         Ok(bytes)
+    }
+
+    /// The first `count` bytes of a file, or all there are.
+    pub fn head(&self, path: &str, count: u64) -> Result<Vec<u8>, HostError> {
+        let file = std::fs::File::open(self.path(path)).map_err(|error| HostError::from_io(path, &error))?;
+        let mut bytes = Vec::new();
+        file.take(count).read_to_end(&mut bytes).map_err(|error| HostError::from_io(path, &error))?;
+        Ok(bytes)
+    }
+
+    /// The last `count` bytes of a file, or all there are.
+    pub fn tail(&self, path: &str, count: u64) -> Result<Vec<u8>, HostError> {
+        let io = |error: std::io::Error| HostError::from_io(path, &error);
+        let mut file = std::fs::File::open(self.path(path)).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(count))).map_err(io)?;
+        let mut bytes = Vec::new();
+        file.take(count).read_to_end(&mut bytes).map_err(io)?;
+        Ok(bytes)
+    }
+
+    /// SHA-256 (hex) and length of a file of any size.
+    pub fn digest(&self, path: &str) -> Result<(String, u64), HostError> {
+        let io = |error: std::io::Error| HostError::from_io(path, &error);
+        let mut file = std::fs::File::open(self.path(path)).map_err(io)?;
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        let (mut chunk, mut length) = (vec![0_u8; 64 * 1024], 0_u64);
+        loop {
+            let read = file.read(&mut chunk).map_err(io)?;
+            if read == 0 {
+                return Ok((crate::crypto::hex(context.finish().as_ref()), length));
+            }
+            context.update(chunk.get(..read).unwrap_or_default());
+            length += read as u64;
+        }
     }
 
     /// The names in a directory, sorted.

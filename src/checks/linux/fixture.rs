@@ -1,0 +1,149 @@
+//! A machine made of recorded files and answers, for the collectors' tests.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::super::{Context, linux};
+use crate::catalog::Catalog;
+use crate::domain::finding::{Finding, Observation};
+use crate::domain::id::Target;
+use crate::domain::runbook::FactSource;
+use crate::host::{Host, Output};
+
+static CATALOG: LazyLock<Catalog> = LazyLock::new(|| Catalog::load(None).unwrap_or_else(|error| panic!("{error}")));
+
+/// The instant all fixtures agree on.
+pub(super) fn now() -> Timestamp {
+    "2026-03-02T12:00:00Z".parse().unwrap()
+}
+
+/// Runs a future to its end.
+pub(super) fn on_runtime<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// Files and answers in the making.
+pub(super) struct Tree {
+    dir: tempfile::TempDir,
+    answers: BTreeMap<String, Output>,
+    own: Value,
+}
+
+impl Tree {
+    pub(super) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), answers: BTreeMap::new(), own: json!({}) }
+    }
+
+    pub(super) fn file(self, path: &str, content: &str) -> Self {
+        let full = self.at(path);
+        std::fs::write(full, content).unwrap();
+        self
+    }
+
+    pub(super) fn bytes(self, path: &str, content: &[u8]) -> Self {
+        std::fs::write(self.at(path), content).unwrap();
+        self
+    }
+
+    pub(super) fn mode(self, path: &str, mode: u32) -> Self {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(self.at(path), permissions).unwrap();
+        self
+    }
+
+    /// Sets when a file (or directory) was last changed, hours before [`now`].
+    pub(super) fn aged(self, path: &str, hours: u64) -> Self {
+        let then = std::time::SystemTime::from(now()) - std::time::Duration::from_hours(hours);
+        std::fs::File::open(self.at(path)).unwrap().set_modified(then).unwrap();
+        self
+    }
+
+    pub(super) fn dir(self, path: &str) -> Self {
+        std::fs::create_dir_all(self.at(path)).unwrap();
+        self
+    }
+
+    pub(super) fn link(self, path: &str, target: &str) -> Self {
+        std::os::unix::fs::symlink(target, self.at(path)).unwrap();
+        self
+    }
+
+    pub(super) fn at(&self, path: &str) -> std::path::PathBuf {
+        let full = self.dir.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(full.parent().unwrap()).unwrap();
+        full
+    }
+
+    pub(super) fn answer(self, line: &str, stdout: &str) -> Self {
+        self.answer_with(line, 0, stdout, "")
+    }
+
+    pub(super) fn answer_with(mut self, line: &str, status: i32, stdout: &str, stderr: &str) -> Self {
+        let output = Output { status, stdout: stdout.to_owned(), stderr: stderr.to_owned(), truncated: false };
+        self.answers.insert(line.to_owned(), output);
+        self
+    }
+
+    pub(super) fn own(mut self, own: Value) -> Self {
+        self.own = own;
+        self
+    }
+
+    /// Booted with systemd.
+    pub(super) fn systemd(self) -> Self {
+        self.dir("/run/systemd/system")
+    }
+
+    pub(super) fn unit(self, name: &str, load: &str, active: &str, sub: &str, enabled: &str) -> Self {
+        let line = format!(
+            "systemctl show --no-pager -p Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts -- {name}"
+        );
+        let result = if active == "failed" { "exit-code" } else { "success" };
+        let answer = format!(
+            "Id={name}\nLoadState={load}\nActiveState={active}\nSubState={sub}\nUnitFileState={enabled}\nResult={result}\nNRestarts=0\n"
+        );
+        self.answer(&line, &answer)
+    }
+
+    pub(super) fn host(&self) -> Host {
+        Host::recorded(self.dir.path(), self.answers.clone())
+    }
+
+    /// Facts as the runbook's collector reads them here.
+    pub(super) fn observe(&self, runbook: &str, settings: &Value) -> Observation {
+        observe_on(&self.host(), runbook, settings, &self.own)
+    }
+
+    /// The verdict and the words of its reasons.
+    pub(super) fn judge(&self, runbook: &str, settings: &Value) -> (&'static str, Vec<String>) {
+        words(&finding(&self.host(), runbook, settings, &self.own))
+    }
+
+    /// The verdict with its sentences.
+    pub(super) fn finding(&self, runbook: &str, settings: &Value) -> Finding {
+        finding(&self.host(), runbook, settings, &self.own)
+    }
+}
+
+/// Judges a machine by a runbook of the embedded catalogue.
+pub(super) fn finding(host: &Host, id: &str, settings: &Value, own: &Value) -> Finding {
+    let runbook = &CATALOG.runbooks[&id.parse().unwrap()];
+    let complete = runbook.settings.check(settings.as_object().unwrap()).unwrap();
+    runbook.judge(&Target::host(), observe_on(host, id, settings, own), &complete, now())
+}
+
+/// The verdict and the words of its reasons.
+pub(super) fn words(finding: &Finding) -> (&'static str, Vec<String>) {
+    (finding.verdict.word(), finding.reasons.iter().map(|reason| reason.word.clone()).collect())
+}
+
+fn observe_on(host: &Host, id: &str, settings: &Value, own: &Value) -> Observation {
+    let runbook = &CATALOG.runbooks[&id.parse().unwrap()];
+    let settings = runbook.settings.check(settings.as_object().unwrap()).unwrap();
+    let FactSource::Collector(name) = &runbook.detect.source else { panic!("{id} has no collector") };
+    let context = Context { host, settings: &settings, now: now(), own };
+    on_runtime(linux::collect(name, context))
+}

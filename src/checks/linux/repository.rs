@@ -1,0 +1,242 @@
+//! Backup repositories of restic and borg, asked directly: what a status file says is not evidence.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+use crate::checks::run::Context;
+use crate::host::{Cmd, Host, HostError, Output};
+
+const LIST_CAP: usize = 64 * 1024 * 1024;
+
+/// A configured repository.
+#[derive(Debug)]
+pub(super) struct Repository<'a> {
+    host: &'a Host,
+    tool: Tool,
+    location: &'a str,
+    machine: Option<&'a str>,
+    env: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tool {
+    Restic,
+    Borg,
+}
+
+/// One snapshot (borg: archive).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    pub(super) id: String,
+    pub(super) time: Timestamp,
+    /// What it holds; `None` where the tool does not say.
+    pub(super) paths: Option<Vec<String>>,
+    pub(super) encrypted: bool,
+}
+
+/// One file in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Absolute.
+    pub(super) path: String,
+    pub(super) size: u64,
+    pub(super) modified: Option<Timestamp>,
+}
+
+impl<'a> Repository<'a> {
+    /// The repository of the settings; `None` where none is configured.
+    pub(super) fn configured(context: Context<'a>) -> Result<Option<Self>, HostError> {
+        let Some(location) = context.text("repository") else { return Ok(None) };
+        let tool = if context.text("tool") == Some("borg") { Tool::Borg } else { Tool::Restic };
+        let mut env = match context.text("env_file") {
+            Some(path) => variables(&context.host.read(path)?),
+            None => Vec::new(),
+        };
+        let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
+        // The location may hold credentials and the password must not be seen: neither is an argument.
+        match tool {
+            Tool::Restic => set("RESTIC_REPOSITORY", location),
+            Tool::Borg => {
+                for (name, value) in [("BORG_REPO", location), ("BORG_RELOCATED_REPO_ACCESS_IS_OK", "no"), ("TZ", "UTC")] {
+                    set(name, value);
+                }
+            }
+        }
+        if let Some(file) = context.text("password_file") {
+            context.host.stat(file)?;
+            let real = context.host.path(file).display().to_string();
+            match tool {
+                Tool::Restic => set("RESTIC_PASSWORD_FILE", &real),
+                Tool::Borg => set("BORG_PASSCOMMAND", &format!("cat {real}")),
+            }
+        }
+        Ok(Some(Self { host: context.host, tool, location, machine: context.text("machine"), env }))
+    }
+
+    /// What is known about it without opening it.
+    pub(super) fn fact(&self) -> Result<Value, HostError> {
+        let marker = match self.tool {
+            Tool::Restic | Tool::Borg if !self.location.starts_with('/') => None,
+            Tool::Restic | Tool::Borg => Some(format!("{}/config", self.location)),
+        };
+        let present = match marker {
+            // A remote one shows only when it is asked.
+            None => true,
+            Some(path) => match self.host.stat(&path) {
+                Ok(_) => true,
+                Err(HostError::Missing(_)) => false,
+                Err(error) => return Err(error),
+            },
+        };
+        let tool = match self.tool {
+            Tool::Restic => "restic",
+            Tool::Borg => "borg",
+        };
+        Ok(json!({"tool": tool, "present": present, "remote": !self.location.starts_with('/')}))
+    }
+
+    /// The newest snapshot of each machine and set of paths (borg: the newest archive), newest first.
+    pub(super) async fn snapshots(&self) -> Result<Vec<Snapshot>, HostError> {
+        let mut args = match self.tool {
+            Tool::Restic => vec!["restic", "--no-lock", "--no-cache", "snapshots", "--json", "--latest", "1"],
+            Tool::Borg => vec!["borg", "--bypass-lock", "info", "--json", "--last", "1"],
+        };
+        if let (Tool::Restic, Some(machine)) = (self.tool, self.machine) {
+            args.extend(["--host", machine]);
+        }
+        let answer = self.ask(args, Duration::from_secs(90)).await?.json(self.word())?;
+        let read = match self.tool {
+            Tool::Restic => answer.as_array().and_then(|list| list.iter().map(restic_snapshot).collect()),
+            Tool::Borg => borg_snapshots(&answer),
+        };
+        let mut snapshots: Vec<Snapshot> = read.ok_or_else(|| self.garbage("not a list of snapshots"))?;
+        snapshots.sort_by(|a, b| (b.time, &b.id).cmp(&(a.time, &a.id)));
+        Ok(snapshots)
+    }
+
+    /// Regular files in a snapshot; of a very large one only the first part.
+    pub(super) async fn files(&self, snapshot: &Snapshot) -> Result<Vec<Entry>, HostError> {
+        let archive = format!("::{}", snapshot.id);
+        let args = match self.tool {
+            Tool::Restic => vec!["restic", "--no-lock", "--no-cache", "ls", "--json", &snapshot.id],
+            Tool::Borg => vec!["borg", "--bypass-lock", "list", "--json-lines", &archive],
+        };
+        let output = self.ask(args, Duration::from_secs(600)).await?;
+        let mut files = Vec::new();
+        for line in output.stdout.lines() {
+            match serde_json::from_str::<Value>(line) {
+                Ok(node) => files.extend(self.entry(&node)),
+                Err(_) if output.truncated => break,
+                Err(_) => return Err(self.garbage("a line of the file list is no JSON")),
+            }
+        }
+        Ok(files)
+    }
+
+    /// Restores some files below a directory of ours; the status is the tool's answer.
+    pub(super) async fn restore(&self, snapshot: &Snapshot, files: &[Entry], into: &Path) -> Result<Output, HostError> {
+        let target = into.display().to_string();
+        let mut argv: Vec<String> = match self.tool {
+            Tool::Restic => ["restic", "--no-lock", "--no-cache", "restore", &snapshot.id, "--target", &target].map(Into::into).into(),
+            Tool::Borg => ["borg", "--bypass-lock", "extract", &format!("::{}", snapshot.id)].map(Into::into).into(),
+        };
+        for file in files {
+            match self.tool {
+                Tool::Restic => argv.extend(["--include".to_owned(), escape(&file.path)]),
+                Tool::Borg => argv.push(format!("pp:{}", file.path.trim_start_matches('/'))),
+            }
+        }
+        self.host.run(self.with_env(Cmd::new(argv)).dir(into).timeout(Duration::from_secs(1500))).await
+    }
+
+    fn entry(&self, node: &Value) -> Option<Entry> {
+        let text = |key: &str| node.get(key).and_then(Value::as_str);
+        let (regular, time) = match self.tool {
+            Tool::Restic => ("file", text("mtime")?.parse().ok()),
+            Tool::Borg => ("-", utc(text("mtime")?)),
+        };
+        let path = text("path")?;
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        (text("type") == Some(regular)).then_some(Entry { path, size: node.get("size")?.as_u64()?, modified: time })
+    }
+
+    async fn ask(&self, args: Vec<&str>, patience: Duration) -> Result<Output, HostError> {
+        let cmd = self.with_env(Cmd::new(args)).cap(LIST_CAP).timeout(patience);
+        self.host.run_ok(cmd).await.map_err(|error| match error {
+            HostError::Io { what: _, why } => {
+                HostError::Io { what: self.word().to_owned(), why: why.replace(self.location, "the repository") }
+            }
+            HostError::Missing(_) | HostError::Denied(_) | HostError::Timeout { .. } | HostError::Garbage { .. } => error,
+        })
+    }
+
+    fn with_env(&self, cmd: Cmd) -> Cmd {
+        self.env.iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value.clone()))
+    }
+
+    fn word(&self) -> &'static str {
+        match self.tool {
+            Tool::Restic => "restic",
+            Tool::Borg => "borg",
+        }
+    }
+
+    fn garbage(&self, why: &str) -> HostError {
+        HostError::Garbage { what: self.word().to_owned(), why: why.to_owned() }
+    }
+}
+
+/// `NAME=value` lines, as systemd's `EnvironmentFile` has them.
+fn variables(text: &str) -> Vec<(String, String)> {
+    let pair = |line: &str| {
+        let (name, value) = line.trim().split_once('=')?;
+        let plain = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+        (plain && !name.is_empty()).then(|| (name.to_owned(), value.trim_matches('"').to_owned()))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
+fn restic_snapshot(value: &Value) -> Option<Snapshot> {
+    let paths = value.get("paths")?.as_array()?.iter().map(|path| path.as_str().map(str::to_owned)).collect();
+    Some(Snapshot {
+        id: value.get("id")?.as_str()?.to_owned(),
+        time: value.get("time")?.as_str()?.parse().ok()?,
+        paths,
+        // restic knows no unencrypted repository.
+        encrypted: true,
+    })
+}
+
+fn borg_snapshots(answer: &Value) -> Option<Vec<Snapshot>> {
+    let encrypted = answer.pointer("/encryption/mode")?.as_str()? != "none";
+    let archive = |value: &Value| {
+        Some(Snapshot {
+            id: value.get("name")?.as_str()?.to_owned(),
+            time: utc(value.get("start")?.as_str()?)?,
+            paths: None,
+            encrypted,
+        })
+    };
+    answer.get("archives")?.as_array()?.iter().map(archive).collect()
+}
+
+/// borg's times have no zone; it was run in UTC.
+fn utc(text: &str) -> Option<Timestamp> {
+    text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+}
+
+/// A path as restic's patterns take it literally.
+fn escape(path: &str) -> String {
+    path.chars().fold(String::new(), |mut text, character| {
+        if matches!(character, '\\' | '*' | '?' | '[' | ']') {
+            text.push('\\');
+        }
+        text.push(character);
+        text
+    })
+}

@@ -1,0 +1,251 @@
+//! A real restore test: a few files from the newest snapshot, restored to a private place, compared, and wiped again.
+
+use serde_json::{Value, json};
+
+use super::backup::age_min;
+use super::repository::{Entry, Repository, Snapshot};
+use crate::checks::run::{Context, Facts};
+use crate::crypto::sha256_hex;
+use crate::domain::finding::Observation;
+use crate::host::HostError;
+
+/// Facts: `repository`, `snapshot`, `test`. No file is named: names may be about patients.
+pub(super) async fn collect(context: Context<'_>) -> Observation {
+    let mut facts = Facts::default();
+    let repository = match Repository::configured(context) {
+        Ok(Some(repository)) => repository,
+        Ok(None) => {
+            for name in ["repository", "snapshot", "test"] {
+                facts.set(name, Value::Null);
+            }
+            return facts.into();
+        }
+        Err(error) => {
+            facts.fail_all(&["repository", "snapshot", "test"], &error);
+            return facts.into();
+        }
+    };
+    facts.learn("repository", repository.fact());
+    match repository.snapshots().await {
+        Ok(snapshots) => match snapshots.first() {
+            Some(newest) => {
+                facts.set("snapshot", json!({"age_min": age_min(context, newest)}));
+                facts.learn("test", test(context, &repository, newest).await);
+            }
+            None => {
+                facts.set("snapshot", Value::Null);
+                facts.set("test", Value::Null);
+            }
+        },
+        Err(error) => facts.fail_all(&["snapshot", "test"], &error),
+    }
+    facts.into()
+}
+
+/// What came back.
+#[derive(Debug, Default)]
+struct Outcome {
+    restored: u64,
+    bytes: u64,
+    same: u64,
+    different: u64,
+    changed_since: u64,
+    no_counterpart: u64,
+}
+
+async fn test(context: Context<'_>, repository: &Repository<'_>, snapshot: &Snapshot) -> Result<Value, HostError> {
+    let files = match repository.files(snapshot).await {
+        Ok(files) => sample(context, files)?,
+        // The repository opened, but the list of this snapshot's files does not: that is a broken backup, not a lack of knowledge.
+        Err(HostError::Io { .. }) => return Ok(fact(1, &[], &Outcome::default(), 0, true)),
+        Err(error) => return Err(error),
+    };
+    if files.is_empty() {
+        return Ok(fact(0, &files, &Outcome::default(), 0, true));
+    }
+    let scratch = context.text("scratch").unwrap_or("/var/tmp");
+    let dir = tempfile::Builder::new()
+        .prefix("malachor-restore-")
+        .tempdir_in(context.host.path(scratch))
+        .map_err(|error| HostError::from_io(scratch, &error))?;
+    let name = dir.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let started = tokio::time::Instant::now();
+    let status = repository.restore(snapshot, &files, dir.path()).await?.status;
+    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let outcome = compare(context, &format!("{scratch}/{name}"), &files);
+    let wiped = dir.close().is_ok();
+    outcome.map(|outcome| fact(status, &files, &outcome, took_ms, wiped))
+}
+
+fn fact(status: i32, files: &[Entry], outcome: &Outcome, took_ms: u64, wiped: bool) -> Value {
+    json!({
+        "status": status, "asked": files.len(), "restored": outcome.restored, "bytes": outcome.bytes, "took_ms": took_ms,
+        "same": outcome.same, "different": outcome.different, "changed_since": outcome.changed_since,
+        "no_counterpart": outcome.no_counterpart, "wiped": wiped,
+    })
+}
+
+/// A few files, another few each time: those whose names hash lowest with a fresh random word.
+fn sample(context: Context<'_>, mut files: Vec<Entry>) -> Result<Vec<Entry>, HostError> {
+    let word = context.host.read("/proc/sys/kernel/random/uuid")?;
+    let size = |name, default| u64::try_from(context.number(name).unwrap_or(default)).unwrap_or_default();
+    let cap = size("max_mb", 64) * 1_000_000;
+    let count = usize::try_from(size("files", 5)).unwrap_or(usize::MAX);
+    files.retain(|file| file.size > 0 && file.size <= cap);
+    files.sort_by_cached_key(|file| sha256_hex(format!("{word}{}", file.path).as_bytes()));
+    files.truncate(count);
+    Ok(files)
+}
+
+fn compare(context: Context<'_>, scratch: &str, files: &[Entry]) -> Result<Outcome, HostError> {
+    let mut outcome = Outcome::default();
+    for file in files {
+        let (restored, length) = match context.host.digest(&format!("{scratch}{}", file.path)) {
+            Ok(found) => found,
+            Err(HostError::Missing(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        if length != file.size {
+            outcome.different += 1;
+            continue;
+        }
+        outcome.restored += 1;
+        outcome.bytes += length;
+        match context.host.stat(&file.path) {
+            Ok(live) if live.size == file.size && same_second(live.modified, file.modified) => {
+                let (live, _) = context.host.digest(&file.path)?;
+                if live == restored { outcome.same += 1 } else { outcome.different += 1 }
+            }
+            Ok(_) => outcome.changed_since += 1,
+            Err(_) => outcome.no_counterpart += 1,
+        }
+    }
+    Ok(outcome)
+}
+
+fn same_second(a: Option<jiff::Timestamp>, b: Option<jiff::Timestamp>) -> bool {
+    a.is_some() && a.map(jiff::Timestamp::as_second) == b.map(jiff::Timestamp::as_second)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::fixture::{Tree, finding, on_runtime, words};
+    use super::*;
+    use crate::host::{Cmd, Host};
+
+    const ID: &str = "RB-RESTORE-001";
+
+    /// A real repository with three files in it.
+    pub(in super::super) struct Lab {
+        dir: tempfile::TempDir,
+        tool: &'static str,
+    }
+
+    impl Lab {
+        pub(in super::super) fn new(tool: &'static str) -> Option<Self> {
+            if !Host::live().has(tool) {
+                eprintln!("skipped: {tool} is not installed");
+                return None;
+            }
+            let lab = Self { dir: tempfile::tempdir().unwrap(), tool };
+            std::fs::create_dir(lab.at("src")).unwrap();
+            std::fs::write(lab.at("pw"), "secret").unwrap();
+            for (name, content) in [("a", "one"), ("b c[1]*", "two"), ("d", "three")] {
+                std::fs::write(lab.at(&format!("src/{name}")), content).unwrap();
+            }
+            lab.run(if tool == "borg" { &["init", "-e", "repokey"] } else { &["init"] });
+            lab.snapshot();
+            Some(lab)
+        }
+
+        fn at(&self, name: &str) -> String {
+            self.dir.path().join(name).display().to_string()
+        }
+
+        pub(in super::super) fn source(&self) -> String {
+            self.at("src")
+        }
+
+        fn snapshot(&self) {
+            let source = self.source();
+            self.run(if self.tool == "borg" { vec!["create", "::one", &source] } else { vec!["backup", &source] }.as_slice());
+        }
+
+        fn run(&self, args: &[&str]) {
+            let argv = [&[self.tool], args].concat();
+            let cmd = Cmd::new(argv)
+                .env("RESTIC_REPOSITORY", self.at("repo"))
+                .env("RESTIC_PASSWORD_FILE", self.at("pw"))
+                .env("BORG_REPO", self.at("repo"))
+                .env("BORG_PASSPHRASE", "secret");
+            let output = on_runtime(Host::live().run(cmd)).unwrap();
+            assert!(output.success(), "{}", output.stderr);
+        }
+
+        pub(in super::super) fn settings(&self) -> Value {
+            json!({"tool": self.tool, "repository": self.at("repo"), "password_file": self.at("pw")})
+        }
+
+        fn judge(&self) -> (&'static str, Vec<String>, Value) {
+            let mut settings = self.settings();
+            settings["scratch"] = json!(self.at(""));
+            let finding = finding(&Host::live(), ID, &settings, &json!({}));
+            let (verdict, reasons) = words(&finding);
+            (verdict, reasons, finding.observation.facts)
+        }
+    }
+
+    #[test]
+    fn files_really_come_back() {
+        for tool in ["restic", "borg"] {
+            let Some(lab) = Lab::new(tool) else { continue };
+            let (verdict, reasons, facts) = lab.judge();
+            assert_eq!((verdict, reasons), ("pass", vec![]), "{tool}: {facts}");
+            let test = &facts["test"];
+            assert_eq!((&test["restored"], &test["same"], &test["bytes"]), (&json!(3), &json!(3), &json!(11)), "{tool}");
+            assert_eq!(test["wiped"], json!(true));
+            let left = std::fs::read_dir(lab.dir.path()).unwrap().count();
+            assert_eq!(left, 3, "{tool}: only repository, password and source are left");
+            assert!(!facts.to_string().contains("b c"), "file names stay here");
+        }
+    }
+
+    #[test]
+    fn a_file_that_differs_without_having_been_changed_fails() {
+        let Some(lab) = Lab::new("restic") else { return };
+        let path = lab.at("src/a");
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::write(&path, "0ne").unwrap();
+        std::fs::File::open(&path).unwrap().set_modified(modified).unwrap();
+        let (verdict, reasons, _) = lab.judge();
+        assert_eq!((verdict, reasons), ("fail", vec!["content_differs".into()]));
+        std::fs::write(&path, "changed by its owner").unwrap();
+        assert_eq!(lab.judge().0, "pass");
+        std::fs::remove_file(&path).unwrap();
+        let (verdict, _, facts) = lab.judge();
+        assert_eq!((verdict, &facts["test"]["no_counterpart"]), ("pass", &json!(1)));
+    }
+
+    #[test]
+    fn a_damaged_repository_fails() {
+        let Some(lab) = Lab::new("restic") else { return };
+        let mut dirs = vec![std::path::PathBuf::from(lab.at("repo/data"))];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { dirs.push(path) } else { std::fs::remove_file(path).unwrap() }
+            }
+        }
+        let (verdict, reasons, facts) = lab.judge();
+        assert_eq!((verdict, reasons), ("fail", vec!["restore_failed".into(), "nothing_restored".into()]), "{facts}");
+    }
+
+    #[test]
+    fn never_configured_and_unknown() {
+        let finding = Tree::new().finding(ID, &json!({}));
+        assert_eq!(words(&finding), ("fail", vec!["not_configured".into()]));
+        assert!(finding.is_never_configured());
+        let no_tool = Tree::new().file("/backup/config", "x").judge(ID, &json!({"repository": "/backup"}));
+        assert_eq!(no_tool.0, "unknown");
+    }
+}
