@@ -46,7 +46,7 @@ fn context() -> SealContext {
 }
 
 fn append(conn: &mut Connection, writer: &LogWriter, drafts: Vec<EntryDraft>) -> Result<Appended, LogError> {
-    let drafts: Vec<_> = drafts.into_iter().map(|draft| Scrubber::default().scrub(draft)).collect();
+    let drafts: Vec<_> = drafts.into_iter().map(|draft| Scrubber::new([7; 32]).scrub(draft)).collect();
     let tx = conn.transaction()?;
     let appended = writer.append(&tx, &drafts, &context())?;
     tx.commit()?;
