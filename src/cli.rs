@@ -135,7 +135,7 @@ fn run(args: impl IntoIterator<Item = OsString>, env: impl Iterator<Item = (Stri
     match dispatch(cli, env.collect(), &printer) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            printer.failure(&failure);
+            Printer::failure(&failure);
             failure.exit.into()
         }
     }

@@ -97,7 +97,7 @@ impl Default for Agent {
     fn default() -> Self {
         Self {
             state_dir: PathBuf::from("/var/lib/malachor"),
-            heartbeat: Period(Duration::from_secs(3600)),
+            heartbeat: Period(Duration::from_hours(1)),
             jitter_percent: 10,
         }
     }
@@ -127,8 +127,8 @@ impl Default for Heal {
             mode: Mode::Observe,
             executions_per_hour: 20,
             flap_count: 3,
-            flap_within: Period(Duration::from_secs(86_400)),
-            approval_expires: Period(Duration::from_secs(86_400)),
+            flap_within: Period(Duration::from_hours(24)),
+            approval_expires: Period(Duration::from_hours(24)),
             windows: Vec::new(),
         }
     }

@@ -50,7 +50,7 @@ impl Core {
             })
             .collect();
         // The first heartbeat waits for the first round, so that it has a posture to state.
-        let next_heartbeat = heartbeat_every.min(Duration::from_secs(60));
+        let next_heartbeat = heartbeat_every.min(Duration::from_mins(1));
         Self { checks, heartbeat_every, next_heartbeat, jitter_percent: jitter_percent.min(50) }
     }
 
@@ -99,8 +99,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn core(checks: usize) -> Core {
-        let checks = (0..checks).map(|n| (format!("RB-T{n}-001").parse().unwrap(), Duration::from_secs(60)));
-        Core::new(checks, Duration::from_secs(3600), 10)
+        let checks = (0..checks).map(|n| (format!("RB-T{n}-001").parse().unwrap(), Duration::from_mins(1)));
+        Core::new(checks, Duration::from_hours(1), 10)
     }
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
                     if let (Due::Check(id), true) = (&due, end) { core.ended(id); }
                 }
                 prop_assert!(core.next() > now || core.next() + Duration::from_secs(1) > now);
-                prop_assert!(core.next() <= now + Duration::from_secs(3600));
+                prop_assert!(core.next() <= now + Duration::from_hours(1));
             }
         }
     }

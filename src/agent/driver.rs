@@ -18,7 +18,7 @@ use super::core::{Core, Due};
 use super::http;
 
 /// How long running work may take to end after the first signal.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 /// How often the agent makes sure that it lives, at least.
 const PULSE: Duration = Duration::from_secs(10);
 

@@ -3,9 +3,9 @@
 mod antivirus;
 mod backup;
 mod disk;
+mod firewall;
 #[cfg(test)]
 mod fixture;
-mod firewall;
 mod logging;
 mod mounts;
 mod nft;

@@ -96,7 +96,8 @@ pub(super) fn select<'a>(
 pub(super) fn print_finding(out: &Printer, runbook: &Runbook, finding: &crate::domain::finding::Finding) {
     let citations = out.tint(Tint::Faint, &runbook.hipaa.join(", "));
     out.line(format!("{} {:<22} {}  {citations}", out.verdict(finding.verdict), runbook.id, runbook.title));
-    for reason in &finding.reasons {
+    let mut said = std::collections::BTreeSet::new();
+    for reason in finding.reasons.iter().filter(|reason| said.insert((reason.verdict.word(), &reason.say))) {
         let mark = out.tint(Tint::Faint, reason.verdict.word());
         out.line(format!("            {mark} {}", fold(&reason.say, 90, "                 ")));
     }

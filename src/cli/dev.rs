@@ -34,7 +34,7 @@ impl Dev {
     pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         let dir = std::path::absolute(&self.dir).map_err(|error| Failure::unavailable(&error))?;
         let loaded = observing(session.loaded()?, "dev")
-            .with_flag("agent.state_dir", "--dir", |config| config.agent.state_dir = dir.clone());
+            .with_flag("agent.state_dir", "--dir", |config| config.agent.state_dir.clone_from(&dir));
         let mut telemetry = loaded.config.telemetry.clone();
         if self.once && telemetry.level == crate::config::Level::Info {
             telemetry.level = crate::config::Level::Error;

@@ -43,6 +43,23 @@ pub(super) struct Heal {
     by: Option<String>,
 }
 
+/// Whether a plan was only shown, or tried, and what came of it.
+#[derive(Clone, Copy)]
+enum Done<'a> {
+    PlanOnly,
+    /// `None` where a guard kept it from starting.
+    Tried(Option<&'a Outcome>),
+}
+
+impl Done<'_> {
+    fn word(self) -> Option<&'static str> {
+        match self {
+            Self::PlanOnly | Self::Tried(None) => None,
+            Self::Tried(Some(outcome)) => Some(outcome.word()),
+        }
+    }
+}
+
 /// What all checks together came to.
 #[derive(Default)]
 struct Tally {
@@ -76,7 +93,7 @@ impl Heal {
             tally.unknown += u32::from(run.known.finding.verdict == Verdict::Unknown);
             let Some(proposal) = proposal_of(app, &run).await? else { continue };
             tally.count(&proposal);
-            show(session.out, &app.host, runbook, &run, &proposal, None);
+            show(session.out, &app.host, runbook, &run, &proposal, Done::PlanOnly);
         }
         if !session.out.is_json() {
             let Tally { plans, destructive, unknown, .. } = tally;
@@ -105,7 +122,7 @@ impl Heal {
                 Some(Outcome::NotStarted(_)) | None => tally.refused += 1,
                 Some(_) => tally.unhelped += 1,
             }
-            show(session.out, &app.host, runbook, &run, &proposal, Some(outcome.as_ref()));
+            show(session.out, &app.host, runbook, &run, &proposal, Done::Tried(outcome.as_ref()));
         }
         if !session.out.is_json() {
             let Tally { healed, unhelped, refused, .. } = tally;
@@ -144,21 +161,14 @@ async fn proposal_of(app: &App, run: &CheckRun) -> Result<Option<Proposal>, Fail
     Ok(proposal.await?)
 }
 
-fn show(
-    out: &Printer,
-    host: &Host,
-    runbook: &Runbook,
-    run: &CheckRun,
-    proposal: &Proposal,
-    outcome: Option<Option<&Outcome>>,
-) {
+fn show(out: &Printer, host: &Host, runbook: &Runbook, run: &CheckRun, proposal: &Proposal, done: Done<'_>) {
     if out.is_json() {
         let plan = proposal.plan.as_ref().ok();
         let why_no_plan = proposal.plan.as_ref().err();
         out.json(&json!({
             "schema": "malachor.plan/1", "check": run.known.finding.check, "verdict": run.known.finding.verdict,
             "reasons": run.known.finding.reasons, "plan": plan, "noPlan": why_no_plan, "guards": proposal.answers,
-            "decision": decision_word(&proposal.decision), "outcome": outcome.flatten().map(Outcome::word),
+            "decision": decision_word(&proposal.decision), "outcome": done.word(),
         }));
         return;
     }
@@ -167,10 +177,10 @@ fn show(
         Err(why) => out.line(format!("    no plan: {why}")),
         Ok(plan) => show_plan(out, host, plan, proposal),
     }
-    match outcome {
-        None => {}
-        Some(None) => out.line(format!("  = not run: {}", decision_say(&proposal.decision))),
-        Some(Some(outcome)) => out.line(format!("  = {}", outcome_say(outcome))),
+    match done {
+        Done::PlanOnly => {}
+        Done::Tried(None) => out.line(format!("  = not run: {}", decision_say(&proposal.decision))),
+        Done::Tried(Some(outcome)) => out.line(format!("  = {}", outcome_say(outcome))),
     }
     out.line("");
 }
@@ -205,7 +215,7 @@ fn show_plan(out: &Printer, host: &Host, plan: &Plan, proposal: &Proposal) {
             }
         }
     }
-    out.line("    ✓ then the check runs again".to_string());
+    out.line("    ✓ then the check runs again");
     for step in &plan.rollback {
         out.line(format!("    {} if it does not help: {}", out.tint(Tint::Faint, "↺"), step.line()));
     }

@@ -12,7 +12,7 @@ use super::{Failure, Global};
 /// When to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set.
+    /// On a terminal, unless `NO_COLOR` is set.
     Auto,
     /// Always.
     Always,
@@ -81,7 +81,7 @@ impl Printer {
     }
 
     /// Why a command failed.
-    pub(super) fn failure(&self, failure: &Failure) {
+    pub(super) fn failure(failure: &Failure) {
         let message = failure.message.trim_end();
         let prefix = if message.starts_with("error") { "" } else { "error: " };
         writeln!(std::io::stderr().lock(), "{prefix}{message}").ok();

@@ -62,6 +62,7 @@ impl Loaded {
     }
 
     /// Changes one value from a flag.
+    #[must_use]
     pub fn with_flag(mut self, key: &str, flag: &str, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self.origins.insert(key.to_owned(), Origin::Flag(flag.to_owned()));
@@ -170,16 +171,10 @@ fn overlay(
     }
     let mut place = &mut *tree;
     for part in &path {
-        let map = match place {
-            Value::Object(map) => map,
-            other => {
-                *other = Value::Object(Map::new());
-                match other {
-                    Value::Object(map) => map,
-                    _ => return Err(complain("cannot be set".to_owned())),
-                }
-            }
-        };
+        if !place.is_object() {
+            *place = Value::Object(Map::new());
+        }
+        let Value::Object(map) = place else { return Err(complain("cannot be set".to_owned())) };
         place = map.entry(part.clone()).or_insert_with(|| Value::Object(Map::new()));
     }
     *place = typed(value);
@@ -212,9 +207,10 @@ fn file_origins(path: &Path, text: &str) -> BTreeMap<String, Origin> {
 fn walk(table: &toml::de::DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, usize)) {
     for (key, value) in table {
         let name = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
-        match value.get_ref() {
-            toml::de::DeValue::Table(inner) => walk(inner, &name, found),
-            _ => found(name, key.span().start),
+        if let toml::de::DeValue::Table(inner) = value.get_ref() {
+            walk(inner, &name, found);
+        } else {
+            found(name, key.span().start);
         }
     }
 }
@@ -272,6 +268,18 @@ mod tests {
         assert_eq!(loaded.origin("heal.mode"), Origin::Env("MALACHOR__HEAL__MODE".into()));
         assert_eq!(loaded.origin("heal.flap_count"), Origin::File(file.path().to_owned(), 3));
         assert_eq!(loaded.origin("heal.flap_within"), Origin::Default);
+    }
+
+    /// The example is the documentation: it loads, and no key that exists is missing from it.
+    #[test]
+    fn the_example_sets_every_key_there_is() {
+        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml"));
+        let loaded = load(Some(path), []).unwrap();
+        for (key, value, origin) in loaded.values() {
+            assert!(matches!(origin, Origin::File(..)), "{key} = {value} is not in config.example.toml");
+        }
+        let catalog = crate::catalog::Catalog::load(None).unwrap();
+        crate::app::check_settings(&loaded, &catalog).unwrap();
     }
 
     #[test]

@@ -417,7 +417,7 @@ mod tests {
             failed_at: &[],
             attempts: 0,
             max_attempts: 3,
-            cooldown: Duration::from_secs(600),
+            cooldown: Duration::from_mins(10),
             last_attempt_at: None,
             executions_last_hour: 0,
             limits: Limits { executions_per_hour: 10, flap_count: 3, flap_within: SignedDuration::from_hours(24) },

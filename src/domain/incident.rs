@@ -201,7 +201,7 @@ impl Incident {
 /// The pause after the nth attempt: the rule's cooldown, doubled each time, at most a day.
 pub fn backoff(cooldown: Duration, attempts: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1).min(20));
-    cooldown.saturating_mul(doubled).min(Duration::from_secs(86_400).max(cooldown))
+    cooldown.saturating_mul(doubled).min(Duration::from_hours(24).max(cooldown))
 }
 
 /// Whether pass → fail changes within `within` of `now` come to `limit` or more.
@@ -229,15 +229,15 @@ mod tests {
 
     #[test]
     fn the_whole_machine() {
-        let mut table = String::new();
+        let mut table = Vec::new();
         for state in IncidentState::ALL {
             for event in EVENTS {
                 if let Ok(next) = state.after(event) {
-                    table.push_str(&format!("{:<17} {:<12} {}\n", state.word(), format!("{event:?}"), next.word()));
+                    table.push(format!("{:<17} {:<12} {}", state.word(), format!("{event:?}"), next.word()));
                 }
             }
         }
-        insta::assert_snapshot!(table);
+        insta::assert_snapshot!(table.join("\n"));
     }
 
     proptest! {
@@ -269,7 +269,7 @@ mod tests {
         fn backoff_grows_and_is_bounded(cooldown in 1u64..100_000, attempts in 0u32..100) {
             let cooldown = Duration::from_secs(cooldown);
             let pause = backoff(cooldown, attempts);
-            prop_assert!(pause >= cooldown && pause <= Duration::from_secs(86_400).max(cooldown));
+            prop_assert!(pause >= cooldown && pause <= Duration::from_hours(24).max(cooldown));
             prop_assert!(backoff(cooldown, attempts + 1) >= pause);
         }
     }

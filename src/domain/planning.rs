@@ -154,7 +154,7 @@ impl Filling<'_> {
             let failed = |why| PlanError::Step { step: index + 1, why };
             for item in self.items(step).map_err(failed)? {
                 let scope = self.scope(item.as_ref());
-                if self.is_skipped(step, &scope).map_err(failed)? {
+                if Self::is_skipped(step, &scope).map_err(failed)? {
                     continue;
                 }
                 let action = fill(&step.action, &scope).map_err(failed)?;
@@ -174,7 +174,7 @@ impl Filling<'_> {
         }
     }
 
-    fn is_skipped(&self, step: &Step, scope: &Scope) -> Result<bool, String> {
+    fn is_skipped(step: &Step, scope: &Scope) -> Result<bool, String> {
         match step.unless.as_ref().map(|unless| unless.eval(scope)) {
             None | Some(Answer::False) => Ok(false),
             Some(Answer::True) => Ok(true),

@@ -22,7 +22,7 @@ pub fn checked(finding: &Finding, changed: bool) {
         (false, _) => tracing::debug!(check, verdict, "{check} still says {verdict}"),
         (true, Verdict::Fail | Verdict::Unknown) => tracing::warn!(check, verdict, "{check} says {verdict}"),
         (true, Verdict::Pass | Verdict::Warn | Verdict::NotApplicable) => {
-            tracing::info!(check, verdict, "{check} says {verdict}")
+            tracing::info!(check, verdict, "{check} says {verdict}");
         }
     }
 }
