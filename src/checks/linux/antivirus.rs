@@ -223,7 +223,9 @@ mod tests {
         std::fs::write(at("db/test.hdb"), md5_of_test_virus).unwrap();
         let config = format!(
             "LocalSocket {}\nDatabaseDirectory {}\nForeground yes\nUser root\nLogFile {}\n",
-            at("clamd.ctl"), at("db"), at("log")
+            at("clamd.ctl"),
+            at("db"),
+            at("log")
         );
         std::fs::write(at("clamd.conf"), config).unwrap();
         let settings = json!({"socket": at("clamd.ctl")});

@@ -53,7 +53,9 @@ impl Search<'_> {
             Ok(FileKind::Dir) if depth > 0 => self.dir(context, path, depth),
             Ok(FileKind::File) => match read(context, path) {
                 Ok(Some(certificate)) => self.certificates.push(certificate),
-                Ok(None) if named => self.note(HostError::Garbage { what: path.to_owned(), why: "holds no certificate".to_owned() }),
+                Ok(None) if named => {
+                    self.note(HostError::Garbage { what: path.to_owned(), why: "holds no certificate".to_owned() })
+                }
                 Ok(None) => {}
                 Err(error) => self.note(error),
             },
@@ -153,7 +155,10 @@ mod tests {
             .file("/etc/letsencrypt/archive/x/fullchain1.pem", &pem)
             .dir("/etc/letsencrypt/live/x")
             .link("/etc/letsencrypt/live/x/fullchain.pem", "../../archive/x/fullchain1.pem")
-            .file("/etc/letsencrypt/live/x/privkey.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+            .file(
+                "/etc/letsencrypt/live/x/privkey.pem",
+                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+            );
         let finding = tree.finding(ID, &json!({}));
         assert_eq!(finding.observation.facts["certificates"].as_array().unwrap().len(), 1);
         assert_eq!(finding.verdict.word(), "pass", "{:?}", finding.reasons);

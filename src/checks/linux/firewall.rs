@@ -21,7 +21,8 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
         Err(error) => facts.fail_all(&FROM_RULESET, &error),
     }
     facts.learn("ipv6_enabled", lines(host, "/proc/net/if_inet6").map(|lines| lines > 0));
-    let legacy = lines(host, "/proc/net/ip_tables_names").and_then(|ip4| Ok(ip4 + lines(host, "/proc/net/ip6_tables_names")?));
+    let legacy =
+        lines(host, "/proc/net/ip_tables_names").and_then(|ip4| Ok(ip4 + lines(host, "/proc/net/ip6_tables_names")?));
     facts.learn("legacy_tables", legacy);
     let path = context.text("baseline").unwrap_or_default();
     facts.learn("baseline", baseline(host, path));
@@ -182,7 +183,9 @@ mod tests {
         assert_eq!(found, ("fail", words(&["input_policy_accept", "ipv6_open"])));
         let last = open.replace("jump extra", "jump extra\n counter log prefix \"x\" drop");
         assert_eq!(judge(&last, &json!({})).unwrap().0, "pass");
-        let nested = open.replace("jump extra", "jump refuse").replace("chain extra {", "chain refuse { log; jump end; }\n chain end { drop; }\n chain extra {");
+        let nested = open
+            .replace("jump extra", "jump refuse")
+            .replace("chain extra {", "chain refuse { log; jump end; }\n chain end { drop; }\n chain extra {");
         assert_eq!(judge(&nested, &json!({})).unwrap().0, "pass");
         let hole = GOOD.replace("jump extra", "accept\n jump extra");
         assert_eq!(judge(&hole, &json!({})).unwrap().1, words(&["input_policy_accept", "ipv6_open"]));
@@ -194,7 +197,10 @@ mod tests {
 
     #[test]
     fn ipv6_forgotten_fails() {
-        let v4 = GOOD.replace("table inet", "table ip").replace("meta l4proto ipv6-icmp accept", "").replace("ip6 saddr fe80::/10 ", "");
+        let v4 = GOOD
+            .replace("table inet", "table ip")
+            .replace("meta l4proto ipv6-icmp accept", "")
+            .replace("ip6 saddr fe80::/10 ", "");
         let Some(found) = judge(&v4, &json!({})) else { return };
         assert_eq!(found, ("fail", words(&["ipv6_open"])));
         let only_v6 = GOOD.replace("jump extra", "meta nfproto ipv6 accept\n jump extra");
@@ -203,7 +209,9 @@ mod tests {
 
     #[test]
     fn a_packet_must_pass_every_chain() {
-        let second = format!("{GOOD}\n table inet second {{ chain input {{ type filter hook input priority 10; policy drop; ct state established,related accept; iif lo accept; tcp dport 22 accept; }}; }}");
+        let second = format!(
+            "{GOOD}\n table inet second {{ chain input {{ type filter hook input priority 10; policy drop; ct state established,related accept; iif lo accept; tcp dport 22 accept; }}; }}"
+        );
         let both = second.replace("udp dport 546 accept", "tcp dport 3389 accept");
         let Some(found) = judge(&both, &json!({})) else { return };
         assert_eq!(found, ("pass", vec![]));
@@ -214,8 +222,11 @@ mod tests {
         let narrow = GOOD.replace("udp dport 546 accept", "ip saddr 10.0.0.0/8 accept");
         let Some(found) = judge(&narrow, &json!({})) else { return };
         assert_eq!(found, ("warn", words(&["broad_accept"])));
-        let router = machine(&kernel(&GOOD.replace("hook forward priority 0; policy drop", "hook forward priority 0; policy accept")).unwrap())
-            .file("/proc/sys/net/ipv4/ip_forward", "1\n");
+        let router = machine(
+            &kernel(&GOOD.replace("hook forward priority 0; policy drop", "hook forward priority 0; policy accept"))
+                .unwrap(),
+        )
+        .file("/proc/sys/net/ipv4/ip_forward", "1\n");
         assert_eq!(router.judge(ID, &json!({})), ("warn", words(&["forward_open"])));
     }
 
@@ -250,7 +261,12 @@ mod tests {
             (finding.verdict.word(), finding.reasons[0].say.clone())
         };
         assert_eq!(said(Tree::new().file("/etc/nftables.conf", "x")), ("unknown", "nft is not there".to_owned()));
-        let denied = Tree::new().file("/etc/nftables.conf", "x").answer_with(LIST, 1, "", "Operation not permitted (you must be root)");
+        let denied = Tree::new().file("/etc/nftables.conf", "x").answer_with(
+            LIST,
+            1,
+            "",
+            "Operation not permitted (you must be root)",
+        );
         assert!(said(denied).1.contains("you must be root"));
         for garbage in ["", "[]", "{\"nftables\": [1]}", "{\"nftables\": [{\"chain\": {}}]}"] {
             let tree = Tree::new().file("/etc/nftables.conf", "x").answer(LIST, garbage);

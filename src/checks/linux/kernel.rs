@@ -19,12 +19,14 @@ pub(super) fn collect(context: Context<'_>) -> Observation {
     facts.learn("uptime_d", uptime_d(host));
     let is_nixos = nixos::is_nixos(host);
     facts.set("nixos", is_nixos);
-    let pending = if is_nixos { nixos::reboot_pending(host) } else { running.and_then(|running| pending(host, &running)) };
+    let pending =
+        if is_nixos { nixos::reboot_pending(host) } else { running.and_then(|running| pending(host, &running)) };
     match pending {
         Ok(pending) => {
             facts.set("reboot_pending", pending);
             let since = if is_nixos { "/nix/var/nix/profiles/system" } else { MARKER };
-            let age = host.stat(since).ok().and_then(|stat| stat.modified).map(|then| context.seconds_since(then) / 86_400);
+            let age =
+                host.stat(since).ok().and_then(|stat| stat.modified).map(|then| context.seconds_since(then) / 86_400);
             facts.set("pending_d", age.filter(|_| pending).map_or(Value::Null, Value::from));
         }
         Err(error) => facts.fail_all(&["reboot_pending", "pending_d"], &error),
@@ -38,7 +40,9 @@ fn pending(host: &Host, running: &str) -> Result<bool, HostError> {
         return Ok(true);
     }
     let installed = host.list(MODULES).map_err(|error| match error {
-        HostError::Missing(_) => HostError::Missing("both the restart marker and the list of installed kernels".to_owned()),
+        HostError::Missing(_) => {
+            HostError::Missing("both the restart marker and the list of installed kernels".to_owned())
+        }
         HostError::Denied(_) | HostError::Timeout { .. } | HostError::Garbage { .. } | HostError::Io { .. } => error,
     })?;
     // Left-over modules of a removed kernel do not count.
@@ -69,7 +73,9 @@ fn uptime_d(host: &Host) -> Result<u64, HostError> {
     const PATH: &str = "/proc/uptime";
     let text = host.read(PATH)?;
     let seconds: Option<u64> = text.split('.').next().and_then(|seconds| seconds.parse().ok());
-    seconds.map(|seconds| seconds / 86_400).ok_or(HostError::Garbage { what: PATH.to_owned(), why: "no number".to_owned() })
+    seconds
+        .map(|seconds| seconds / 86_400)
+        .ok_or(HostError::Garbage { what: PATH.to_owned(), why: "no number".to_owned() })
 }
 
 #[cfg(test)]
@@ -83,7 +89,9 @@ mod tests {
     const ID: &str = "RB-LNX-KERNEL-001";
 
     fn debian(running: &str, installed: &[&str]) -> Tree {
-        let tree = Tree::new().file("/proc/sys/kernel/osrelease", &format!("{running}\n")).file("/proc/uptime", "864000.5 1.0\n");
+        let tree = Tree::new()
+            .file("/proc/sys/kernel/osrelease", &format!("{running}\n"))
+            .file("/proc/uptime", "864000.5 1.0\n");
         installed.iter().fold(tree, |tree, name| {
             tree.dir(&format!("/lib/modules/{name}")).file(&format!("/boot/vmlinuz-{name}"), "")
         })

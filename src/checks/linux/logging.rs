@@ -25,9 +25,11 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
     let journals = journals(host);
     facts.learn("persistent", journals.as_ref().map(|found| found.persistent).map_err(Clone::clone));
     facts.learn("oldest_age_d", journals.and_then(|found| oldest_age(context, &found)));
-    facts.learn("log_used_percent", host.fs_usage("/var/log").map(|usage| {
-        100 - usage.bytes_available.saturating_mul(100) / usage.bytes_total.max(1)
-    }));
+    facts.learn(
+        "log_used_percent",
+        host.fs_usage("/var/log")
+            .map(|usage| 100 - usage.bytes_available.saturating_mul(100) / usage.bytes_total.max(1)),
+    );
     facts.learn("installed_age_d", installed_age(context));
     facts.learn("newest_age_s", newest_age(context).await);
     facts.learn("journald", systemd::show(host, JOURNALD).await.map(|unit| unit.fact()));
@@ -214,10 +216,7 @@ mod tests {
     #[test]
     fn a_lost_canary_fails() {
         let tree = machine("/var/log/journal", "something else\n").answer(READ, "");
-        assert_eq!(
-            tree.judge(ID, &json!({})),
-            ("fail", vec!["canary_lost".into(), "syslog_canary_lost".into()])
-        );
+        assert_eq!(tree.judge(ID, &json!({})), ("fail", vec!["canary_lost".into(), "syslog_canary_lost".into()]));
         assert_eq!(tree.judge(ID, &json!({"canary": false})).0, "pass");
     }
 

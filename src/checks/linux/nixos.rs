@@ -21,7 +21,8 @@ pub(super) fn generations(context: Context<'_>) -> Result<Value, HostError> {
     let host = context.host;
     let link = host.read_link(PROFILE)?;
     let number: Option<u64> = link.strip_prefix("system-").and_then(|rest| rest.strip_suffix("-link")?.parse().ok());
-    let number = number.ok_or(HostError::Garbage { what: PROFILE.to_owned(), why: "not a link to a generation".to_owned() })?;
+    let number =
+        number.ok_or(HostError::Garbage { what: PROFILE.to_owned(), why: "not a link to a generation".to_owned() })?;
     let profile = host.read_link(&format!("/nix/var/nix/profiles/{link}"))?;
     let set = host.stat(PROFILE)?.modified;
     Ok(json!({

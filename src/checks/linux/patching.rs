@@ -159,7 +159,10 @@ mod tests {
     #[test]
     fn the_end_of_support_is_seen_coming() {
         assert_eq!(debian("10", "", 5).judge(ID, &json!({})), ("fail", vec!["end_of_life".into()]));
-        assert_eq!(debian("15", "", 5).judge(ID, &json!({})), ("unknown", vec!["end_of_life".into(), "end_of_life_near".into()]));
+        assert_eq!(
+            debian("15", "", 5).judge(ID, &json!({})),
+            ("unknown", vec!["end_of_life".into(), "end_of_life_near".into()])
+        );
         let held = debian("12", "", 5).answer("apt-mark showhold", "linux-image-amd64\n").judge(ID, &json!({}));
         assert_eq!(held, ("warn", vec!["held_packages".into()]));
     }

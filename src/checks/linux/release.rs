@@ -50,7 +50,8 @@ impl Release {
         let id = field("ID").filter(|id| !id.is_empty());
         let id = id.ok_or(HostError::Garbage { what: PATH.to_owned(), why: "no ID in it".to_owned() })?;
         let like = field("ID_LIKE").unwrap_or_default();
-        let apt = [id.as_str(), like.as_str()].iter().any(|word| word.split(' ').any(|id| id == "debian" || id == "ubuntu"));
+        let apt =
+            [id.as_str(), like.as_str()].iter().any(|word| word.split(' ').any(|id| id == "debian" || id == "ubuntu"));
         let version = field("VERSION_ID").unwrap_or_default();
         Ok(Self { name: field("PRETTY_NAME").unwrap_or_else(|| id.clone()), id, version, apt })
     }
@@ -82,7 +83,8 @@ mod tests {
 
     #[test]
     fn releases_have_an_end() {
-        let bookworm = release("PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n").unwrap();
+        let bookworm =
+            release("PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n").unwrap();
         assert!(bookworm.apt && bookworm.days_left(now()).unwrap() > 700);
         let old = release("ID=nixos\nVERSION_ID=\"24.11\"\n").unwrap();
         assert!(!old.apt && old.days_left(now()).unwrap() < 0);

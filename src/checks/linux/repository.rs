@@ -62,7 +62,9 @@ impl<'a> Repository<'a> {
         match tool {
             Tool::Restic => set("RESTIC_REPOSITORY", location),
             Tool::Borg => {
-                for (name, value) in [("BORG_REPO", location), ("BORG_RELOCATED_REPO_ACCESS_IS_OK", "no"), ("TZ", "UTC")] {
+                for (name, value) in
+                    [("BORG_REPO", location), ("BORG_RELOCATED_REPO_ACCESS_IS_OK", "no"), ("TZ", "UTC")]
+                {
                     set(name, value);
                 }
             }
@@ -142,7 +144,9 @@ impl<'a> Repository<'a> {
     pub(super) async fn restore(&self, snapshot: &Snapshot, files: &[Entry], into: &Path) -> Result<Output, HostError> {
         let target = into.display().to_string();
         let mut argv: Vec<String> = match self.tool {
-            Tool::Restic => ["restic", "--no-lock", "--no-cache", "restore", &snapshot.id, "--target", &target].map(Into::into).into(),
+            Tool::Restic => ["restic", "--no-lock", "--no-cache", "restore", &snapshot.id, "--target", &target]
+                .map(Into::into)
+                .into(),
             Tool::Borg => ["borg", "--bypass-lock", "extract", &format!("::{}", snapshot.id)].map(Into::into).into(),
         };
         for file in files {
@@ -171,7 +175,9 @@ impl<'a> Repository<'a> {
             HostError::Io { what: _, why } => {
                 HostError::Io { what: self.word().to_owned(), why: why.replace(self.location, "the repository") }
             }
-            HostError::Missing(_) | HostError::Denied(_) | HostError::Timeout { .. } | HostError::Garbage { .. } => error,
+            HostError::Missing(_) | HostError::Denied(_) | HostError::Timeout { .. } | HostError::Garbage { .. } => {
+                error
+            }
         })
     }
 

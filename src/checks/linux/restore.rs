@@ -168,7 +168,9 @@ pub(super) mod tests {
 
         fn snapshot(&self) {
             let source = self.source();
-            self.run(if self.tool == "borg" { vec!["create", "::one", &source] } else { vec!["backup", &source] }.as_slice());
+            self.run(
+                if self.tool == "borg" { vec!["create", "::one", &source] } else { vec!["backup", &source] }.as_slice(),
+            );
         }
 
         fn run(&self, args: &[&str]) {
@@ -202,7 +204,11 @@ pub(super) mod tests {
             let (verdict, reasons, facts) = lab.judge();
             assert_eq!((verdict, reasons), ("pass", vec![]), "{tool}: {facts}");
             let test = &facts["test"];
-            assert_eq!((&test["restored"], &test["same"], &test["bytes"]), (&json!(3), &json!(3), &json!(11)), "{tool}");
+            assert_eq!(
+                (&test["restored"], &test["same"], &test["bytes"]),
+                (&json!(3), &json!(3), &json!(11)),
+                "{tool}"
+            );
             assert_eq!(test["wiped"], json!(true));
             let left = std::fs::read_dir(lab.dir.path()).unwrap().count();
             assert_eq!(left, 3, "{tool}: only repository, password and source are left");

@@ -95,7 +95,8 @@ fn host_keys(host: &Host, config: &Config) -> Result<Value, HostError> {
     let mut keys = Vec::new();
     for path in config.get("hostkey").into_iter().flatten() {
         match host.stat(path) {
-            Ok(stat) => keys.push(json!({"path": path, "mode": format!("{:04o}", stat.mode), "exposed": stat.mode & 0o077 != 0})),
+            Ok(stat) => keys
+                .push(json!({"path": path, "mode": format!("{:04o}", stat.mode), "exposed": stat.mode & 0o077 != 0})),
             // A key that is only named is not used.
             Err(HostError::Missing(_)) => {}
             Err(error) => return Err(error),
@@ -112,7 +113,8 @@ fn includes_dropins(text: &str) -> bool {
     };
     text.lines().find_map(directive).is_some_and(|first| {
         let (keyword, rest) = first.split_once([' ', '\t', '=']).unwrap_or((&first, ""));
-        keyword.eq_ignore_ascii_case("include") && rest.split_whitespace().any(|path| path.trim_matches('"').starts_with(DROPINS))
+        keyword.eq_ignore_ascii_case("include")
+            && rest.split_whitespace().any(|path| path.trim_matches('"').starts_with(DROPINS))
     })
 }
 
@@ -193,7 +195,8 @@ mod tests {
 
     #[test]
     fn a_broken_configuration_and_garbage_are_unknown() {
-        let broken = machine(TIGHT).answer_with("sshd -T", 255, "", "/etc/ssh/sshd_config: line 3: Bad configuration option");
+        let broken =
+            machine(TIGHT).answer_with("sshd -T", 255, "", "/etc/ssh/sshd_config: line 3: Bad configuration option");
         assert_eq!(broken.judge(ID, &json!({})).0, "unknown");
         assert_eq!(machine("permitrootlogin\n").judge(ID, &json!({})).0, "unknown");
         assert_eq!(machine(&TIGHT.replace("maxauthtries 4", "maxauthtries many")).judge(ID, &json!({})).0, "unknown");
@@ -219,9 +222,11 @@ mod tests {
         let (content, _) = content.split_once("        mode:").unwrap();
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
-        let script = "ssh-keygen -q -t ed25519 -N '' -f \"$0\" && mkdir -p /run/sshd && sshd -t -f \"$1\" && sshd -T -f \"$1\"";
+        let script =
+            "ssh-keygen -q -t ed25519 -N '' -f \"$0\" && mkdir -p /run/sshd && sshd -t -f \"$1\" && sshd -T -f \"$1\"";
         let config = |extra: &str| {
-            std::fs::write(at("config"), format!("{extra}\nHostKey {}\nPasswordAuthentication yes\n", at("key"))).unwrap();
+            std::fs::write(at("config"), format!("{extra}\nHostKey {}\nPasswordAuthentication yes\n", at("key")))
+                .unwrap();
             std::fs::remove_file(at("key")).ok();
             let output = on_runtime(live.run(Cmd::new(["sh", "-c", script, &at("key"), &at("config")]))).unwrap();
             assert!(output.success(), "{}", output.stderr);

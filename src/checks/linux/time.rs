@@ -85,14 +85,16 @@ mod tests {
     const ID: &str = "RB-LNX-TIME-001";
 
     fn machine(unit: &str, active: &str) -> Tree {
-        let tree = SERVICES.iter().fold(Tree::new().systemd(), |tree, service| {
-            tree.unit(service, "not-found", "inactive", "dead", "")
-        });
+        let tree = SERVICES
+            .iter()
+            .fold(Tree::new().systemd(), |tree, service| tree.unit(service, "not-found", "inactive", "dead", ""));
         tree.unit(unit, "loaded", active, "x", "enabled")
     }
 
     fn chrony(offset: &str, leap: &str) -> Tree {
-        let line = format!("A29FC801,162.159.200.1,4,1772452800.123,{offset},0.000012,0.000034,-3.1,0.0,0.1,0.01,0.001,64.2,{leap}\n");
+        let line = format!(
+            "A29FC801,162.159.200.1,4,1772452800.123,{offset},0.000012,0.000034,-3.1,0.0,0.1,0.01,0.001,64.2,{leap}\n"
+        );
         machine("chrony.service", "active").answer("chronyc -c tracking", &line)
     }
 
@@ -112,15 +114,13 @@ mod tests {
         let yes = machine("systemd-timesyncd.service", "active").answer(show, "NTPSynchronized=yes\n");
         assert_eq!(yes.judge(ID, &json!({})), ("pass", vec![]));
         let down = machine("systemd-timesyncd.service", "inactive").answer(show, "NTPSynchronized=no\n");
-        assert_eq!(
-            down.judge(ID, &json!({})),
-            ("fail", vec!["time_service_down".into(), "not_synchronized".into()])
-        );
+        assert_eq!(down.judge(ID, &json!({})), ("fail", vec!["time_service_down".into(), "not_synchronized".into()]));
     }
 
     #[test]
     fn no_service_at_all_was_never_configured() {
-        let tree = machine("none.service", "inactive").answer("timedatectl show -p NTPSynchronized", "NTPSynchronized=yes\n");
+        let tree =
+            machine("none.service", "inactive").answer("timedatectl show -p NTPSynchronized", "NTPSynchronized=yes\n");
         let finding = tree.finding(ID, &json!({}));
         assert!(finding.is_never_configured(), "{:?}", finding.reasons);
     }

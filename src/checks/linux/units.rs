@@ -48,7 +48,8 @@ async fn restarts(host: &Host) -> Result<Value, HostError> {
     if blocks.is_empty() {
         return Err(HostError::Garbage { what, why: "no services in the answer".to_owned() });
     }
-    let counted = blocks.iter().filter_map(|block| Some((*block.get("Id")?, block.get("NRestarts")?.parse::<i64>().ok()?)));
+    let counted =
+        blocks.iter().filter_map(|block| Some((*block.get("Id")?, block.get("NRestarts")?.parse::<i64>().ok()?)));
     Ok(counted.filter(|(_, count)| *count > 0).map(|(unit, count)| json!({"unit": unit, "restarts": count})).collect())
 }
 
@@ -63,7 +64,10 @@ mod tests {
         Tree::new()
             .systemd()
             .answer("systemctl show --no-pager -p SystemState", "SystemState=running\n")
-            .answer("systemctl show --no-pager -p Id,NRestarts -- *.service", "Id=a.service\nNRestarts=0\n\nId=b.service\nNRestarts=1\n")
+            .answer(
+                "systemctl show --no-pager -p Id,NRestarts -- *.service",
+                "Id=a.service\nNRestarts=0\n\nId=b.service\nNRestarts=1\n",
+            )
             .answer(FAILED, "[]\n")
     }
 
@@ -75,9 +79,13 @@ mod tests {
 
     #[test]
     fn a_required_unit_that_is_down_or_missing_fails() {
-        let tree = booted()
-            .unit("a.service", "loaded", "inactive", "dead", "enabled")
-            .unit("b.service", "not-found", "inactive", "dead", "");
+        let tree = booted().unit("a.service", "loaded", "inactive", "dead", "enabled").unit(
+            "b.service",
+            "not-found",
+            "inactive",
+            "dead",
+            "",
+        );
         assert_eq!(
             tree.judge("RB-SERVICE-001", &json!({"required": ["a.service", "b.service"]})),
             ("fail", vec!["required_unit_missing".into(), "required_unit_down".into()])
@@ -87,7 +95,10 @@ mod tests {
     #[test]
     fn failed_units_and_restart_loops_are_seen() {
         let tree = booted()
-            .answer(FAILED, r#"[{"unit":"x.service","load":"loaded","active":"failed","sub":"failed","description":"X"}]"#)
+            .answer(
+                FAILED,
+                r#"[{"unit":"x.service","load":"loaded","active":"failed","sub":"failed","description":"X"}]"#,
+            )
             .answer("systemctl show --no-pager -p Id,NRestarts -- *.service", "Id=y.service\nNRestarts=40\n");
         assert_eq!(
             tree.judge("RB-SERVICE-001", &json!({})),
