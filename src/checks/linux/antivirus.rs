@@ -29,7 +29,7 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
         None => Ok(None),
     };
     match (&scanner, &units) {
-        (Ok(Some(_)), _) | (Err(_), _) => facts.set("installed", true),
+        (Ok(Some(_)) | Err(_), _) => facts.set("installed", true),
         (Ok(None), Ok(units)) => facts.set("installed", units.iter().any(Unit::installed)),
         (Ok(None), Err(error)) => facts.fail("installed", error),
     }

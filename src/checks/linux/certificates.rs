@@ -44,17 +44,18 @@ struct Search<'a> {
 impl Search<'_> {
     /// A path that is `named` has to be there and hold a certificate; one that is found may be something else.
     fn path(&mut self, context: Context<'_>, path: &str, named: bool, depth: u32) {
-        let stat = self.host.stat(path).and_then(|stat| match stat.kind {
+        let kind = self.host.stat(path).map(|stat| match stat.kind {
             // Live certificates are links into an archive.
-            FileKind::Link => Ok(if self.host.list(path).is_ok() { FileKind::Dir } else { FileKind::File }),
-            FileKind::File | FileKind::Dir | FileKind::Other => Ok(stat.kind),
+            FileKind::Link if self.host.list(path).is_ok() => FileKind::Dir,
+            FileKind::Link => FileKind::File,
+            FileKind::File | FileKind::Dir | FileKind::Other => stat.kind,
         });
-        match stat {
+        match kind {
             Ok(FileKind::Dir) if depth > 0 => self.dir(context, path, depth),
             Ok(FileKind::File) => match read(context, path) {
                 Ok(Some(certificate)) => self.certificates.push(certificate),
                 Ok(None) if named => {
-                    self.note(HostError::Garbage { what: path.to_owned(), why: "holds no certificate".to_owned() })
+                    self.note(HostError::Garbage { what: path.to_owned(), why: "holds no certificate".to_owned() });
                 }
                 Ok(None) => {}
                 Err(error) => self.note(error),

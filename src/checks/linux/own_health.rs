@@ -1,7 +1,5 @@
 //! The agent's own health, as it reports it: store, queue, progress, and which program this is.
 
-use serde_json::Value;
-
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::{Observation, ProblemKind};
 
@@ -35,10 +33,9 @@ pub(super) fn collect(context: Context<'_>) -> Observation {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::fixture::Tree;
-    use super::*;
 
     const ID: &str = "RB-LNX-AGENT-001";
 

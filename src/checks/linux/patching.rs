@@ -40,8 +40,8 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
     }
     let is_nixos = nixos::is_nixos(host);
     facts.set("nixos", is_nixos);
-    let content = if is_nixos { content_age(context).await.map(Value::from) } else { Ok(Value::Null) };
-    facts.learn("content_age_d", content);
+    let built = if is_nixos { content_age(context).await.map(Value::from) } else { Ok(Value::Null) };
+    facts.learn("content_age_d", built);
     facts.set(
         "tools",
         json!({"unattended_upgrade": host.has("unattended-upgrade"), "apt_get": host.has("apt-get"), "dpkg": host.has("dpkg")}),
@@ -80,7 +80,7 @@ fn index_age(context: Context<'_>) -> Result<i64, HostError> {
 /// Names of packages that a security archive would replace, and how many would be replaced in all.
 async fn waiting(host: &Host) -> Result<(Value, usize), HostError> {
     let cmd = Cmd::new(["apt-get", "-s", "-o", "Debug::NoLocking=1", "upgrade"]);
-    let output = host.run_ok(cmd.timeout(std::time::Duration::from_secs(120)).cap(8 * 1024 * 1024)).await?;
+    let output = host.run_ok(cmd.timeout(std::time::Duration::from_mins(2)).cap(8 * 1024 * 1024)).await?;
     let (mut security, mut all) = (Vec::new(), 0);
     for line in output.stdout.lines() {
         let Some(package) = line.strip_prefix("Inst ") else { continue };

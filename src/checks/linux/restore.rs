@@ -12,34 +12,27 @@ use crate::host::HostError;
 /// Facts: `repository`, `snapshot`, `test`. No file is named: names may be about patients.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
-    let repository = match Repository::configured(context) {
-        Ok(Some(repository)) => repository,
-        Ok(None) => {
-            for name in ["repository", "snapshot", "test"] {
-                facts.set(name, Value::Null);
-            }
-            return facts.into();
-        }
-        Err(error) => {
-            facts.fail_all(&["repository", "snapshot", "test"], &error);
-            return facts.into();
-        }
-    };
-    facts.learn("repository", repository.fact());
-    match repository.snapshots().await {
-        Ok(snapshots) => match snapshots.first() {
-            Some(newest) => {
-                facts.set("snapshot", json!({"age_min": age_min(context, newest)}));
-                facts.learn("test", test(context, &repository, newest).await);
-            }
-            None => {
-                facts.set("snapshot", Value::Null);
-                facts.set("test", Value::Null);
-            }
-        },
-        Err(error) => facts.fail_all(&["snapshot", "test"], &error),
+    if let Err(error) = run(context, &mut facts).await {
+        facts.fail_all(&["repository", "snapshot", "test"], &error);
     }
     facts.into()
+}
+
+async fn run(context: Context<'_>, facts: &mut Facts) -> Result<(), HostError> {
+    let configured = Repository::configured(context)?;
+    let about = configured.as_ref().map(Repository::fact).transpose()?;
+    let present = about.as_ref().is_some_and(|fact| fact.get("present") == Some(&json!(true)));
+    facts.set("repository", about);
+    if let Some(repository) = configured.filter(|_| present)
+        && let Some(newest) = repository.snapshots().await?.first()
+    {
+        facts.set("snapshot", json!({"age_min": age_min(context, newest)}));
+        facts.set("test", test(context, &repository, newest).await?);
+    } else {
+        facts.set("snapshot", Value::Null);
+        facts.set("test", Value::Null);
+    }
+    Ok(())
 }
 
 /// What came back.
@@ -167,15 +160,14 @@ pub(super) mod tests {
         }
 
         fn snapshot(&self) {
-            let source = self.source();
-            self.run(
-                if self.tool == "borg" { vec!["create", "::one", &source] } else { vec!["backup", &source] }.as_slice(),
-            );
+            match self.tool {
+                "borg" => self.run(&["create", "::one", &self.source()]),
+                _ => self.run(&["backup", &self.source()]),
+            }
         }
 
         fn run(&self, args: &[&str]) {
-            let argv = [&[self.tool], args].concat();
-            let cmd = Cmd::new(argv)
+            let cmd = Cmd::new([&[self.tool], args].concat())
                 .env("RESTIC_REPOSITORY", self.at("repo"))
                 .env("RESTIC_PASSWORD_FILE", self.at("pw"))
                 .env("BORG_REPO", self.at("repo"))
@@ -251,6 +243,8 @@ pub(super) mod tests {
         let finding = Tree::new().finding(ID, &json!({}));
         assert_eq!(words(&finding), ("fail", vec!["not_configured".into()]));
         assert!(finding.is_never_configured());
+        let gone = Tree::new().judge(ID, &json!({"repository": "/gone"}));
+        assert_eq!(gone, ("fail", vec!["repository_missing".into()]));
         let no_tool = Tree::new().file("/backup/config", "x").judge(ID, &json!({"repository": "/backup"}));
         assert_eq!(no_tool.0, "unknown");
     }
