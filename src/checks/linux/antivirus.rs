@@ -231,7 +231,7 @@ mod tests {
         let settings = json!({"socket": at("clamd.ctl")});
         on_runtime(async {
             let config = format!("--config-file={}", at("clamd.conf"));
-            let daemon = Cmd::new(["clamd".to_owned(), config]).timeout(std::time::Duration::from_secs(60));
+            let daemon = Cmd::new(["clamd".to_owned(), config]).timeout(std::time::Duration::from_mins(1));
             let probe = async {
                 for _ in 0..300 {
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;

@@ -198,10 +198,10 @@ mod tests {
     }
 
     fn mounts(lines: &[(&str, &str, &str, &str)]) -> Tree {
-        let text: String = lines
-            .iter()
-            .map(|(number, at, kind, source)| format!("1 2 {number} / {at} rw - {kind} {source} rw\n"))
-            .collect();
+        let line = |(number, at, kind, source): &(&str, &str, &str, &str)| {
+            format!("1 2 {number} / {at} rw - {kind} {source} rw")
+        };
+        let text = lines.iter().map(line).collect::<Vec<String>>().join("\n");
         Tree::new().file("/proc/self/mountinfo", &text).file("/proc/swaps", SWAPS)
     }
 
