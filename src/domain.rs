@@ -3,18 +3,19 @@
 //! Everything here takes its time, ids and facts as values, so every rule can be tried with any input in a test.
 
 pub mod control;
-//entry
-//exception
+pub mod entry;
+pub mod exception;
 pub mod expr;
 pub mod finding;
-//guard
+pub mod guard;
 pub mod id;
-//incident
-//mode
+pub mod incident;
+pub mod mode;
 pub mod plan;
+pub mod planning;
 pub mod rule;
 pub mod runbook;
 pub mod schema;
-//signature
+pub mod signature;
 pub mod time;
-//window
+pub mod window;

@@ -62,10 +62,13 @@ impl HostError {
     }
 
     pub(crate) fn from_io(what: &str, error: &std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Self::Missing(what.to_owned()),
-            std::io::ErrorKind::PermissionDenied => Self::Denied(what.to_owned()),
-            _ => Self::Io { what: what.to_owned(), why: error.to_string() },
+        use std::io::ErrorKind as Kind;
+        if matches!(error.kind(), Kind::NotFound | Kind::NotADirectory) {
+            Self::Missing(what.to_owned())
+        } else if error.kind() == Kind::PermissionDenied {
+            Self::Denied(what.to_owned())
+        } else {
+            Self::Io { what: what.to_owned(), why: error.to_string() }
         }
     }
 }

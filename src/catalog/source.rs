@@ -59,8 +59,8 @@ pub(super) struct RunbookSource {
     #[serde(default)]
     pub(super) params: BTreeMap<String, Spanned<FieldSource>>,
     pub(super) remediate: Option<RemediateSource>,
-    #[serde(default)]
-    pub(super) verify: VerifySource,
+    #[serde(default, rename = "verify")]
+    pub(super) _verify: VerifySource,
     #[serde(default)]
     pub(super) rollback: Vec<Spanned<StepSource>>,
     #[serde(default)]

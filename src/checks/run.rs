@@ -109,7 +109,7 @@ pub async fn observe(runbook: &Runbook, context: Context<'_>) -> Observation {
 }
 
 /// An observation without facts, and why.
-pub fn nothing(kind: ProblemKind, say: impl Into<String>) -> Observation {
+pub(super) fn nothing(kind: ProblemKind, say: impl Into<String>) -> Observation {
     Observation { facts: json!({}), problems: vec![Problem { fact: String::new(), kind, say: say.into() }] }
 }
 

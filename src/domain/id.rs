@@ -101,8 +101,7 @@ impl Target {
 impl RecordId {
     /// Builds an id from its kind and 8 random bytes.
     pub fn new(kind: RecordKind, random: [u8; 8]) -> Self {
-        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self(format!("{}-{hex}", kind.prefix()))
+        Self(format!("{}-{:016x}", kind.prefix(), u64::from_be_bytes(random)))
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::id::{CheckId, RecordId, RuleId, Target};
+use super::id::{CheckId, PatternSignature, RecordId, RuleId, Target};
 
 /// Who chose the runbook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,8 +67,8 @@ pub struct Plan {
     pub steps: Vec<PlannedStep>,
     /// The steps that would undo them.
     pub rollback: Vec<PlannedStep>,
-    /// SHA-256 of the facts it was made from, hex: an approval is bound to them.
-    pub facts_sha256: String,
+    /// The drift it answers: a yes to one state of affairs is no yes to another.
+    pub drift: PatternSignature,
 }
 
 /// A step with its arguments filled in.

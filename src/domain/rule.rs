@@ -62,7 +62,7 @@ pub struct RuleExample {
 /// All rules, indexed by the check they are for, so that a decision looks only at those that can match.
 #[derive(Debug, Default)]
 pub struct Rules {
-    rules: Vec<Rule>,
+    ordered: Vec<Rule>,
     by_check: BTreeMap<CheckId, Vec<usize>>,
     general: Vec<usize>,
 }
@@ -109,23 +109,23 @@ impl Rules {
                 None => general.push(index),
             }
         }
-        Self { rules, by_check, general }
+        Self { ordered: rules, by_check, general }
     }
 
     /// All rules in order.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter()
+        self.ordered.iter()
     }
 
     /// The rule with this id.
     pub fn get(&self, id: &RuleId) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.id == *id)
+        self.ordered.iter().find(|rule| rule.id == *id)
     }
 
     /// The first rule that matches; a condition that cannot be told does not match.
     pub fn choose(&self, question: &Question) -> Option<&Rule> {
         let own = self.by_check.get(&question.check).map_or(&[][..], Vec::as_slice);
-        merged(own, &self.general).filter_map(|index| self.rules.get(index)).find(|rule| rule.matches(question))
+        merged(own, &self.general).filter_map(|index| self.ordered.get(index)).find(|rule| rule.matches(question))
     }
 }
 

@@ -176,7 +176,7 @@ async fn run_live(cmd: Cmd) -> Result<Output, HostError> {
     let feed = async {
         if let (Some(mut pipe), Some(bytes)) = (stdin, cmd.stdin.as_deref()) {
             // A program that does not read its input still gives an answer.
-            drop(pipe.write_all(bytes).await);
+            pipe.write_all(bytes).await.ok();
         }
     };
     let talk = async { tokio::join!(feed, drain(stdout, cmd.cap), drain(stderr, cmd.cap), child.wait()) };
@@ -201,7 +201,7 @@ impl Drop for KillGroup {
         let pid = self.0.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             // The group is usually gone already; that is what we want.
-            drop(rustix::process::kill_process_group(pid, rustix::process::Signal::KILL));
+            rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).ok();
         }
     }
 }

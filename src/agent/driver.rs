@@ -1,0 +1,175 @@
+//! Carries out what the schedule says, one task per check, until it is told to stop.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::app::{App, AppError};
+use crate::domain::id::CheckId;
+use crate::heal::{self, HealError, Reach};
+use crate::telemetry::metrics::METRICS;
+
+use super::core::{Core, Due};
+use super::http;
+
+/// How long running work may take to end after the first signal.
+const GRACE: Duration = Duration::from_mins(1);
+/// How often the agent makes sure that it lives, at least.
+const PULSE: Duration = Duration::from_secs(10);
+
+/// Why the agent could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Another agent holds the state directory.
+    #[error("{0}: another agent is running on this state directory")]
+    Taken(String),
+    /// The state directory cannot be locked.
+    #[error("{path}: {why}")]
+    Lock {
+        /// The lock file.
+        path: String,
+        /// The system's words.
+        why: String,
+    },
+    /// A capability failed at start.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The pipeline failed at start.
+    #[error(transparent)]
+    Heal(#[from] HealError),
+    /// Signals or the metrics address cannot be had.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs the agent until SIGTERM or SIGINT; a second signal ends it at once.
+pub async fn run(app: &App) -> Result<(), AgentError> {
+    let _lock = lock(app.state_dir())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    app.ready().await?;
+    let recovered = heal::recover(app).await?;
+    heal::schedule(app).await?;
+    let server = match app.config().telemetry.metrics {
+        Some(address) => Some(http::serve(address).await?),
+        None => None,
+    };
+    tracing::info!(
+        recovered,
+        checks = app.checks().count(),
+        mode = app.config().heal.mode.word(),
+        "the agent is ready"
+    );
+    notify(&[NotifyState::Ready, NotifyState::Status("checking")]);
+    let mut tasks: JoinSet<(Option<CheckId>, Result<(), HealError>)> = JoinSet::new();
+    let checks = app.checks().map(|runbook| (runbook.id.clone(), app.every(runbook)));
+    let mut core = Core::new(checks, app.config().agent.heartbeat.0, app.config().agent.jitter_percent);
+    let start = Instant::now();
+    loop {
+        for due in core.poll(start.elapsed(), chance) {
+            spawn(app, &mut tasks, due);
+        }
+        let wake = (start + core.next()).min(Instant::now() + PULSE);
+        tokio::select! {
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => settle(&mut core, ended),
+            () = tokio::time::sleep_until(wake) => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        pulse(app).await;
+    }
+    notify(&[NotifyState::Stopping]);
+    tracing::info!(running = tasks.len(), "stopping: what runs is brought to its end");
+    let finish = async { while tasks.join_next().await.is_some() {} };
+    tokio::select! {
+        () = finish => tracing::info!("stopped"),
+        () = tokio::time::sleep(GRACE) => tracing::warn!("stopped with work unfinished; it is verified at the next start"),
+        _ = terminate.recv() => tracing::warn!("stopped at once; what ran is verified at the next start"),
+        _ = interrupt.recv() => tracing::warn!("stopped at once; what ran is verified at the next start"),
+    }
+    drop(server);
+    Ok(())
+}
+
+fn spawn(app: &App, tasks: &mut JoinSet<(Option<CheckId>, Result<(), HealError>)>, due: Due) {
+    let app = app.clone();
+    tasks.spawn(async move {
+        match due {
+            Due::Heartbeat => (None, heal::heartbeat(&app).await),
+            Due::Check(id) => {
+                let result = match app.catalog.runbooks.get(&id) {
+                    Some(runbook) => heal::run_check(&app, runbook, Reach::Heal).await.map(drop),
+                    None => Ok(()),
+                };
+                (Some(id), result)
+            }
+        }
+    });
+}
+
+fn settle(core: &mut Core, ended: Result<(Option<CheckId>, Result<(), HealError>), tokio::task::JoinError>) {
+    match ended {
+        Ok((check, result)) => {
+            if let Some(check) = &check {
+                core.ended(check);
+            }
+            if let Err(error) = result {
+                let what = check.as_ref().map_or("heartbeat", CheckId::as_str);
+                tracing::error!(what, "{what} could not be recorded: {error}");
+            }
+        }
+        Err(error) => tracing::error!("a task ended in a defect: {error}"),
+    }
+}
+
+/// Progress is proven by the store's answer; only then is the watchdog fed.
+async fn pulse(app: &App) {
+    let counted = app.store.read(|tx| Ok((tx.outbox()?.0, tx.log_size()?))).await;
+    match counted {
+        Ok((waiting, size)) => {
+            METRICS.outbox.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+            METRICS.log_size.set(i64::try_from(size).unwrap_or(i64::MAX));
+            METRICS.progress.set(app.clock.now().as_second());
+            notify(&[NotifyState::Watchdog]);
+        }
+        Err(error) => tracing::error!("the store does not answer: {error}"),
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell.
+    sd_notify::notify(states).ok();
+}
+
+/// A number from 0 to 1.
+fn chance() -> f64 {
+    use ring::rand::SecureRandom;
+    let mut bytes = [0_u8; 2];
+    match ring::rand::SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX),
+        Err(_) => 0.5,
+    }
+}
+
+/// One agent per state directory: a file lock that dies with its holder.
+fn lock(dir: &Path) -> Result<File, AgentError> {
+    let path = dir.join("agent.lock");
+    let name = path.display().to_string();
+    let failed = |why: String| AgentError::Lock { path: name.clone(), why };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| failed(error.to_string()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(AgentError::Taken(dir.display().to_string())),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}

@@ -1,0 +1,231 @@
+//! The capabilities, built from the configuration once; every role is a function over them.
+
+mod identity;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::{Map, Value};
+
+use crate::catalog::{Catalog, Diagnostics};
+use crate::config::{Config, ConfigError, Loaded};
+use crate::crypto::keys::KeyError;
+use crate::domain::entry::SealContext;
+use crate::domain::id::{CheckId, RecordId, RecordKind};
+use crate::domain::runbook::{Platform, Runbook};
+use crate::domain::schema::nearest;
+use crate::domain::window::Windows;
+use crate::host::Host;
+use crate::phi::Scrubber;
+use crate::store::{Store, StoreError};
+
+pub use identity::{Identity, exists as keys_exist, init as init_keys, keys_dir};
+
+/// What every role works with.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The configuration with its origins.
+    pub loaded: Arc<Loaded>,
+    /// Runbooks, rules, the HIPAA catalogue.
+    pub catalog: Arc<Catalog>,
+    /// The machine.
+    pub host: Host,
+    /// The agent's memory.
+    pub store: Store,
+    /// What time it is.
+    pub clock: Clock,
+    /// Who this appliance is.
+    pub identity: Arc<Identity>,
+    /// The only door out.
+    pub scrubber: Arc<Scrubber>,
+    /// When disruptive work may run.
+    pub windows: Windows,
+    settings: Arc<BTreeMap<CheckId, Map<String, Value>>>,
+}
+
+/// Why the capabilities cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration does not fit the content.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The content has mistakes.
+    #[error("{0}")]
+    Content(#[from] Diagnostics),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state directory cannot be used.
+    #[error("{path}: {why}", path = path.display())]
+    State {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What time it is, in whole seconds of UTC: the form in which times are stored and signed.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Clock")
+    }
+}
+
+impl Clock {
+    /// The machine's clock.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+    pub fn system() -> Self {
+        Self(Arc::new(Timestamp::now))
+    }
+
+    /// A clock that is set by hand.
+    pub fn manual(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        let now = (self.0)();
+        Timestamp::from_second(now.as_second()).unwrap_or(now)
+    }
+}
+
+impl App {
+    /// Builds the capabilities. The state directory is created where it is missing; keys must exist.
+    pub fn open(loaded: Loaded, host: Host, clock: Clock) -> Result<Self, AppError> {
+        let config = &loaded.config;
+        let catalog = Catalog::load(config.catalog.dir.as_deref())?;
+        let settings = check_settings(&loaded, &catalog)?;
+        let windows = config.windows().map_err(|message| loaded.complain("site.timezone", message))?;
+        let dir = config.agent.state_dir.clone();
+        prepare_dir(&dir)?;
+        let identity = Identity::open(&dir, &config.site, &host)?;
+        let scrubber = Arc::new(identity.scrubber());
+        let store = Store::open(&dir, Some(identity.log_writer()?))?;
+        Ok(Self {
+            catalog: Arc::new(catalog),
+            host,
+            store,
+            clock,
+            identity: Arc::new(identity),
+            scrubber,
+            windows,
+            settings: Arc::new(settings),
+            loaded: Arc::new(loaded),
+        })
+    }
+
+    /// Verifies the end of the log, and begins the log where there is none yet.
+    pub async fn ready(&self) -> Result<(), AppError> {
+        let (_, head, _) = self.identity.public()?;
+        let known = self.store.read(move |tx| tx.check_head(&head)).await?;
+        if known.is_some() {
+            return Ok(());
+        }
+        let genesis = self.scrubber.scrub(self.identity.genesis(self.clock.now())?);
+        let context = self.seal_context();
+        self.store.write(move |tx| tx.append(&[genesis], &context).map(drop)).await?;
+        Ok(())
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.config().agent.state_dir
+    }
+
+    /// The runbooks whose checks run on this host.
+    pub fn checks(&self) -> impl Iterator<Item = &Runbook> {
+        self.catalog
+            .runbooks
+            .values()
+            .filter(|runbook| runbook.platform == Platform::Host && self.config().runbook(runbook.id.as_str()).enabled)
+    }
+
+    /// The settings of a runbook, complete and checked.
+    pub fn settings(&self, check: &CheckId) -> &Map<String, Value> {
+        static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+        self.settings.get(check).unwrap_or(&NONE)
+    }
+
+    /// How often a check runs here.
+    pub fn every(&self, runbook: &Runbook) -> std::time::Duration {
+        self.config().runbook(runbook.id.as_str()).every.map_or(runbook.detect.every, |period| period.0)
+    }
+
+    /// A fresh id.
+    pub fn new_id(&self, kind: RecordKind) -> Result<RecordId, AppError> {
+        let mut random = [0_u8; 8];
+        SystemRandom::new()
+            .fill(&mut random)
+            .map_err(|_| AppError::State { path: "/dev/urandom".into(), why: "gave no randomness".to_owned() })?;
+        Ok(RecordId::new(kind, random))
+    }
+
+    /// What the log adds to every statement sealed now.
+    pub fn seal_context(&self) -> SealContext {
+        self.identity.seal_context(&self.host)
+    }
+}
+
+/// The settings of every runbook, complete; an unknown runbook or a wrong value is placed where it was written.
+pub fn check_settings(
+    loaded: &Loaded,
+    catalog: &Catalog,
+) -> Result<BTreeMap<CheckId, Map<String, Value>>, ConfigError> {
+    for id in loaded.config.runbooks.keys() {
+        if !catalog.runbooks.keys().any(|known| known.as_str() == id) {
+            let near = nearest(id, catalog.runbooks.keys().map(CheckId::as_str));
+            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            let first = format!("runbooks.{id}");
+            return Err(loaded.complain(&first, format!("no runbook has this id{hint}")));
+        }
+    }
+    let mut complete = BTreeMap::new();
+    for (id, runbook) in &catalog.runbooks {
+        let given = loaded.config.runbook(id.as_str()).settings;
+        let settings = runbook
+            .settings
+            .check(&given)
+            .map_err(|error| loaded.complain(&format!("runbooks.{id}.settings.{}", error.field), error.message))?;
+        complete.insert(id.clone(), settings);
+    }
+    Ok(complete)
+}
+
+/// Creates the state directory with mode 0700, or refuses one that others can read.
+pub fn prepare_dir(dir: &Path) -> Result<(), AppError> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    let failed = |why: String| AppError::State { path: dir.to_owned(), why };
+    if !dir.exists() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| failed(format!("cannot be created: {error}")))?;
+    }
+    let meta = std::fs::metadata(dir).map_err(|error| failed(format!("cannot be used: {error}")))?;
+    if !meta.is_dir() {
+        return Err(failed("is not a directory".to_owned()));
+    }
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(failed(format!("others can read it (mode {mode:04o}); run `chmod 700 {}`", dir.display())));
+    }
+    Ok(())
+}

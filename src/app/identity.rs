@@ -1,0 +1,194 @@
+//! Who this appliance is: its keys, the name of its log, the pseudonym of its host.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::config::Site;
+use crate::crypto::keys::{KeyName, PrivateKey, VerifierKey};
+use crate::crypto::{hex, sha256_hex};
+use crate::domain::entry::{EntryDraft, SealContext, Subject};
+use crate::host::Host;
+use crate::phi::Scrubber;
+use crate::store::log::{LogWriter, genesis_draft};
+
+use super::AppError;
+
+/// The keys and names of one appliance.
+#[derive(Debug)]
+pub struct Identity {
+    origin: KeyName,
+    entry: PrivateKey,
+    head: PrivateKey,
+    recovery: Option<VerifierKey>,
+    site_key: [u8; 32],
+    subject: String,
+    boot: String,
+    binary_sha256: String,
+}
+
+/// Files of a state directory's `keys` folder.
+const ENTRY: &str = "entry.pem";
+const HEAD: &str = "head.pem";
+const SITE: &str = "site.key";
+const RECOVERY: &str = "recovery.vkey";
+
+/// The folder of a state directory that holds its keys.
+pub fn keys_dir(state: &Path) -> PathBuf {
+    state.join("keys")
+}
+
+/// Makes the keys of a new appliance; existing ones are never replaced.
+///
+/// With `recovery` the offline recovery key's private part is written there, to be kept away from the appliance, and
+/// its public part enters the genesis.
+pub fn init(state: &Path, site: &Site, recovery: Option<&Path>) -> Result<(), AppError> {
+    super::prepare_dir(state)?;
+    let dir = keys_dir(state);
+    let origin: KeyName = site.origin().parse()?;
+    if let Some(path) = recovery {
+        let key = PrivateKey::generate()?;
+        key.create(path)?;
+        let vkey = VerifierKey::ed25519(format!("{origin}/recovery").parse()?, key.public());
+        write_public(&dir, RECOVERY, &format!("{vkey}\n"))?;
+    }
+    for (file, suffix) in [(ENTRY, "/entry"), (HEAD, "")] {
+        let key = PrivateKey::generate()?;
+        key.create(&dir.join(file))?;
+        let vkey = VerifierKey::ed25519(format!("{origin}{suffix}").parse()?, key.public());
+        write_public(&dir, &file.replace(".pem", ".vkey"), &format!("{vkey}\n"))?;
+        write_public(&dir, &file.replace(".pem", ".pub.pem"), &key.public().to_spki_pem())?;
+    }
+    let mut secret = [0_u8; 32];
+    let rng = SystemRandom::new();
+    rng.fill(&mut secret).map_err(|_| failed(&dir.join(SITE), "the system gave no randomness"))?;
+    write_new(&dir.join(SITE), hex(&secret).as_bytes(), 0o600)
+}
+
+/// Whether [`init`] has been here.
+pub fn exists(state: &Path) -> bool {
+    keys_dir(state).join(SITE).exists()
+}
+
+impl Identity {
+    /// Reads the keys; says how to make them where there are none.
+    pub fn open(state: &Path, site: &Site, host: &Host) -> Result<Self, AppError> {
+        let dir = keys_dir(state);
+        if !exists(state) {
+            return Err(failed(&dir, "holds no keys; run `malachor keys init`"));
+        }
+        let origin: KeyName = site.origin().parse()?;
+        let site_key = std::fs::read_to_string(dir.join(SITE))
+            .ok()
+            .and_then(|text| crate::crypto::unhex::<32>(text.trim()))
+            .ok_or_else(|| failed(&dir.join(SITE), "is not 64 hexadecimal digits"))?;
+        let recovery = match std::fs::read_to_string(dir.join(RECOVERY)) {
+            Ok(text) => Some(text.trim().parse()?),
+            Err(_) => None,
+        };
+        let name = host.read("/proc/sys/kernel/hostname").unwrap_or_default();
+        let subject = format!("malachor:{}/host/{}", site.id, pseudonym(&site_key, name.trim()));
+        Ok(Self {
+            origin,
+            entry: PrivateKey::load(&dir.join(ENTRY))?,
+            head: PrivateKey::load(&dir.join(HEAD))?,
+            recovery,
+            site_key,
+            subject,
+            boot: host.read("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
+            binary_sha256: own_hash().unwrap_or_default(),
+        })
+    }
+
+    /// Name of this appliance's log.
+    pub fn origin(&self) -> &KeyName {
+        &self.origin
+    }
+
+    /// What statements about this host are about; the host's name does not leave.
+    pub fn subject(&self) -> String {
+        self.subject.clone()
+    }
+
+    /// SHA-256 of the running program.
+    pub fn binary_sha256(&self) -> &str {
+        &self.binary_sha256
+    }
+
+    /// The public keys: for entries, for heads, and the offline recovery key.
+    pub fn public(&self) -> Result<(VerifierKey, VerifierKey, Option<VerifierKey>), AppError> {
+        let entry = VerifierKey::ed25519(format!("{}/entry", self.origin).parse()?, self.entry.public());
+        let head = VerifierKey::ed25519(self.origin.clone(), self.head.public());
+        Ok((entry, head, self.recovery.clone()))
+    }
+
+    /// The one that seals statements.
+    pub fn log_writer(&self) -> Result<LogWriter, AppError> {
+        let copy = |key: &PrivateKey| PrivateKey::from_pkcs8_pem(&key.to_pkcs8_pem());
+        LogWriter::new(self.origin.clone(), copy(&self.entry)?, copy(&self.head)?)
+            .map_err(|error| AppError::Store(error.into()))
+    }
+
+    /// The first statement of the log.
+    pub fn genesis(&self, now: Timestamp) -> Result<EntryDraft, AppError> {
+        let (entry, head, recovery) = self.public()?;
+        let subject = Subject { name: self.subject(), sha256: sha256_hex(entry.to_string().as_bytes()) };
+        Ok(genesis_draft(now, subject, (&entry, &head), recovery.as_ref()))
+    }
+
+    /// Detectors whose tags are comparable within this site.
+    pub fn scrubber(&self) -> Scrubber {
+        Scrubber::new(derive(&self.site_key, b"malachor/phi/v1"))
+    }
+
+    /// What is added to every statement sealed now.
+    pub fn seal_context(&self, host: &Host) -> SealContext {
+        let uptime = host.read("/proc/uptime").unwrap_or_default();
+        let seconds = uptime.split('.').next().and_then(|whole| whole.parse::<u64>().ok()).unwrap_or(0);
+        SealContext {
+            boot: self.boot.clone(),
+            mono_ms: seconds.saturating_mul(1000),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_sha256: self.binary_sha256.clone(),
+        }
+    }
+}
+
+/// A name for a host that only this site can recompute.
+fn pseudonym(site_key: &[u8; 32], name: &str) -> String {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &derive(site_key, b"malachor/host/v1")), name.as_bytes());
+    hex(tag.as_ref().get(..8).unwrap_or_default())
+}
+
+/// A key for one purpose.
+fn derive(site_key: &[u8; 32], purpose: &[u8]) -> [u8; 32] {
+    let mut key = [0; 32];
+    key.copy_from_slice(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, site_key), purpose).as_ref());
+    key
+}
+
+fn own_hash() -> Option<String> {
+    std::fs::read("/proc/self/exe").ok().map(|bytes| sha256_hex(&bytes))
+}
+
+fn write_public(dir: &Path, name: &str, text: &str) -> Result<(), AppError> {
+    write_new(&dir.join(name), text.as_bytes(), 0o644)
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AppError> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let io = |error: &std::io::Error| failed(path, &error.to_string());
+    if let Some(dir) = path.parent() {
+        super::prepare_dir(dir)?;
+    }
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(|error| io(&error))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| io(&error))
+}
+
+fn failed(path: &Path, why: &str) -> AppError {
+    AppError::State { path: path.to_owned(), why: why.to_owned() }
+}

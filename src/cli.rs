@@ -1,0 +1,179 @@
+//! The command line: one file per subcommand; `output` is the only place that prints.
+
+mod agent;
+mod check;
+mod config;
+mod decisions;
+mod dev;
+mod doctor;
+mod evidence;
+mod exceptions;
+mod failure;
+mod generate;
+mod heal;
+mod incident;
+mod keys;
+mod output;
+mod rule;
+mod runbook;
+mod session;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+pub use failure::{Exit, Failure};
+use output::{ColorChoice, Printer};
+use session::Session;
+
+use crate::config::Role;
+
+/// Keeps the computers of a healthcare practice within the HIPAA Security Rule, and proves every act.
+#[derive(Debug, Parser)]
+#[command(name = "malachor", version, propagate_version = true, after_help = AFTER)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const AFTER: &str = "Without a command the configured role runs (role = \"agent\").\n\n\
+Examples:\n  malachor dev --once                      check this host once, with state in ./malachor-dev\n  \
+malachor heal --dry-run                  what would be done, and which guards would let it\n  \
+malachor evidence verify DIR --key FILE  check a log offline\n\n\
+Exit status: 0 all well, 1 it found something, 2 usage or configuration, 3 not enough to say or refused by a guard,\n\
+4 input unreadable or something unreachable, 5 internal, 130 interrupted.";
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+struct Global {
+    /// Configuration file [default: /etc/malachor/config.toml if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+    /// Print only what was asked for
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more in the log; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check this host with state in ./malachor-dev, changing nothing on it
+    Dev(dev::Dev),
+    /// Run the agent: check on a clock, heal within the guards, prove
+    Agent(agent::Agent),
+    /// Run or list checks
+    #[command(subcommand)]
+    Check(check::Check),
+    /// Plan or run remediations
+    Heal(heal::Heal),
+    /// Open and past drift
+    #[command(subcommand)]
+    Incident(incident::Incident),
+    /// Runbooks: list, show, lint, test
+    #[command(subcommand)]
+    Runbook(runbook::Runbook),
+    /// L1 rules: list, test
+    #[command(subcommand)]
+    Rule(rule::Rule),
+    /// Say yes to exactly the plan an incident waits with
+    Approve(decisions::Answer),
+    /// Say no to the plan an incident waits with
+    Reject(decisions::Answer),
+    /// Show or set how far healing may go by itself
+    Mode(decisions::Mode),
+    /// Stop all healing, or allow it again
+    KillSwitch(decisions::KillSwitch),
+    /// Waivers with scope, reason, owner and expiry
+    #[command(subcommand)]
+    Exception(exceptions::Exception),
+    /// The signed log: list, show, verify, export
+    #[command(subcommand)]
+    Evidence(evidence::Evidence),
+    /// The appliance's signing keys
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Check that everything this appliance needs is there
+    Doctor(doctor::Doctor),
+    /// Shell completions
+    #[command(hide = true)]
+    Completions(generate::Completions),
+    /// Manual pages
+    #[command(hide = true)]
+    Man(generate::Man),
+}
+
+/// Parses the process's arguments, runs, and gives the exit status.
+pub fn main() -> ExitCode {
+    run(std::env::args_os(), std::env::vars())
+}
+
+fn run(args: impl IntoIterator<Item = OsString>, env: impl Iterator<Item = (String, String)>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap prints help to stdout and mistakes to stderr, in its own form.
+            error.print().ok();
+            return Exit::from_clap(&error).into();
+        }
+    };
+    let printer = Printer::new(&cli.global);
+    match dispatch(cli, env.collect(), &printer) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            Printer::failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit, Failure> {
+    let session = Session::new(cli.global, env, out)?;
+    match cli.command {
+        None => match session.role()? {
+            Role::Agent => agent::Agent {}.run(&session),
+        },
+        Some(Command::Dev(command)) => command.run(&session),
+        Some(Command::Agent(command)) => command.run(&session),
+        Some(Command::Check(command)) => command.run(&session),
+        Some(Command::Heal(command)) => command.run(&session),
+        Some(Command::Incident(command)) => command.run(&session),
+        Some(Command::Runbook(command)) => command.run(&session),
+        Some(Command::Rule(command)) => command.run(&session),
+        Some(Command::Approve(command)) => command.run(&session, crate::heal::people::Answer::Approve),
+        Some(Command::Reject(command)) => command.run(&session, crate::heal::people::Answer::Reject),
+        Some(Command::Mode(command)) => command.run(&session),
+        Some(Command::KillSwitch(command)) => command.run(&session),
+        Some(Command::Exception(command)) => command.run(&session),
+        Some(Command::Evidence(command)) => command.run(&session),
+        Some(Command::Keys(command)) => command.run(&session),
+        Some(Command::Config(command)) => command.run(&session),
+        Some(Command::Doctor(command)) => command.run(&session),
+        Some(Command::Completions(command)) => Ok(command.run(&session, &mut Cli::command())),
+        Some(Command::Man(command)) => command.run(&session, Cli::command()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,43 @@
+//! `malachor agent`: the daemon.
+
+use clap::Args;
+
+use crate::agent;
+use crate::app::{App, Clock, init_keys, keys_exist};
+use crate::host::Host;
+use crate::store::DATABASE;
+
+use super::session::{Session, runtime};
+use super::{Exit, Failure};
+
+/// Run the agent until it is told to stop (SIGTERM or SIGINT).
+///
+/// On its first run it makes the appliance's keys and begins its log. One agent runs per state directory.
+#[derive(Debug, Args)]
+pub(super) struct Agent {}
+
+impl Agent {
+    #[expect(clippy::unused_self, reason = "every subcommand runs the same way")]
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        let loaded = session.loaded()?;
+        crate::telemetry::init(&loaded.config.telemetry);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "malachor agent starts");
+        let state = loaded.config.agent.state_dir.clone();
+        if !keys_exist(&state) {
+            if state.join(DATABASE).exists() {
+                let message = format!(
+                    "{}: holds a log but not its keys; restore the keys, they are never made anew",
+                    state.display()
+                );
+                return Err(Failure::new(Exit::Unavailable, message));
+            }
+            init_keys(&state, &loaded.config.site, None)?;
+            tracing::info!("made the keys of a new appliance in {}", state.join("keys").display());
+        }
+        runtime()?.block_on(async {
+            let app = App::open(loaded, Host::live(), Clock::system())?;
+            agent::run(&app).await.map_err(|error| Failure::unavailable(&error))?;
+            Ok(Exit::Ok)
+        })
+    }
+}

@@ -1,0 +1,113 @@
+//! `approve`, `reject`, `mode`, `kill-switch`: what people decide.
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use crate::domain::id::RecordId;
+use crate::domain::mode;
+use crate::heal::people;
+
+use super::session::Session;
+use super::{Exit, Failure};
+
+/// Answer the question an incident waits with. The answer holds for exactly the plan shown by `incident show`, once.
+#[derive(Debug, Args)]
+pub(super) struct Answer {
+    /// The incident
+    incident: RecordId,
+    /// Who decides [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+impl Answer {
+    pub(super) fn run(self, session: &Session<'_>, answer: people::Answer) -> Result<Exit, Failure> {
+        let who = session.who(self.by.as_deref())?;
+        let approval = session.block_on(async {
+            let app = session.app()?;
+            app.ready().await?;
+            Ok(people::answer(&app, &self.incident, answer, &who).await?)
+        })?;
+        if session.out.is_json() {
+            session.out.json(&json!({"schema": "malachor.approval/1", "approval": approval}));
+        } else {
+            session.out.line(format!(
+                "{} {} by {who}; it holds for plan {}, once",
+                self.incident,
+                approval.state,
+                short(&approval.plan_sha256)
+            ));
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
+}
+
+/// Show or set how far healing may go by itself.
+///
+/// The strictest of the configured mode, the runbook's and this one wins.
+#[derive(Debug, Args)]
+pub(super) struct Mode {
+    /// observe, approve or heal; shows the mode where none is given
+    mode: Option<mode::Mode>,
+    /// Who decides [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+impl Mode {
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        let who = self.mode.map(|_| session.who(self.by.as_deref())).transpose()?;
+        let (mode, by) = session.block_on(async {
+            let app = session.app()?;
+            app.ready().await?;
+            if let (Some(mode), Some(who)) = (self.mode, &who) {
+                people::set_mode(&app, mode, who).await?;
+            }
+            let set = app.store.read(|tx| tx.setting(people::MODE)).await?;
+            let configured = app.config().heal.mode;
+            Ok(set.map_or((configured.word().to_owned(), "the configuration".to_owned()), |set| {
+                (set.value, set.changed_by)
+            }))
+        })?;
+        if session.out.is_json() {
+            session.out.json(&json!({"schema": "malachor.mode/1", "mode": mode, "by": by}));
+        } else {
+            session.out.line(format!("mode {mode}, set by {by}"));
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+/// Stop all healing on this appliance, or allow it again.
+#[derive(Debug, Args)]
+pub(super) struct KillSwitch {
+    /// on stops everything; off allows it again
+    state: Switch,
+    /// Who decides [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+impl KillSwitch {
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        let who = session.who(self.by.as_deref())?;
+        session.block_on(async {
+            let app = session.app()?;
+            app.ready().await?;
+            Ok(people::set_kill_switch(&app, self.state == Switch::On, &who).await?)
+        })?;
+        let word = if self.state == Switch::On { "on: nothing is healed" } else { "off: healing is allowed again" };
+        session.out.line(format!("kill switch {word} (by {who})"));
+        Ok(Exit::Ok)
+    }
+}

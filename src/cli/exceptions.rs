@@ -1,0 +1,170 @@
+//! `malachor exception`: waivers with scope, reason, owner and expiry.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use crate::domain::exception::{self, Effect, Scope, parse_expiry};
+use crate::domain::id::{CheckId, RecordId, RecordKind, Target};
+use crate::heal::people;
+
+use super::session::Session;
+use super::{Exit, Failure};
+
+/// Exceptions.
+#[derive(Debug, Subcommand)]
+pub(super) enum Exception {
+    /// Accept a named risk for a while
+    Add(Box<Add>),
+    /// List exceptions with the days they have left
+    List,
+    /// End one before its time
+    Remove(Remove),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// Only this runbook
+    #[arg(long, value_name = "ID")]
+    runbook: Option<CheckId>,
+    /// Only this target
+    #[arg(long, value_name = "NAME")]
+    target: Option<Target>,
+    /// Only this citation, e.g. 164.312(b)
+    #[arg(long, value_name = "CITATION")]
+    control: Option<String>,
+    /// Why the risk is accepted
+    #[arg(long)]
+    reason: String,
+    /// What is done instead
+    #[arg(long)]
+    compensating: Option<String>,
+    /// Who carries the risk
+    #[arg(long)]
+    owner: String,
+    /// Who agreed; not the owner
+    #[arg(long)]
+    approver: String,
+    /// Last day (2027-01-31, UTC) or instant; at most 365 days
+    #[arg(long)]
+    expires: String,
+    /// What it does
+    #[arg(long, value_enum, default_value = "both")]
+    effect: EffectWord,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EffectWord {
+    /// Not in the score, opens no incident
+    Silence,
+    /// Counts, but is not healed
+    NoHeal,
+    /// Both
+    Both,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Remove {
+    id: RecordId,
+    /// Who decides [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+impl Exception {
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        match self {
+            Self::Add(add) => add.run(session),
+            Self::List => list(session),
+            Self::Remove(remove) => remove.run(session),
+        }
+    }
+}
+
+impl Add {
+    fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        let expires = parse_expiry(&self.expires).map_err(|error| Failure::usage(&error))?;
+        let id = session.block_on(async {
+            let app = session.app()?;
+            app.ready().await?;
+            let id = app.new_id(RecordKind::Exception)?;
+            let exception = exception::Exception {
+                id: id.clone(),
+                scope: Scope { runbook: self.runbook, target: self.target, control: self.control },
+                reason: self.reason,
+                compensating: self.compensating,
+                owner: self.owner,
+                approver: self.approver,
+                created: app.clock.now(),
+                expires,
+                effect: match self.effect {
+                    EffectWord::Silence => Effect::Silence,
+                    EffectWord::NoHeal => Effect::NoHeal,
+                    EffectWord::Both => Effect::Both,
+                },
+            };
+            people::add_exception(&app, exception).await?;
+            Ok(id)
+        })?;
+        session.out.line(format!("{id} until {expires}"));
+        Ok(Exit::Ok)
+    }
+}
+
+impl Remove {
+    fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        let who = session.who(self.by.as_deref())?;
+        session.block_on(async {
+            let app = session.app()?;
+            app.ready().await?;
+            Ok(people::remove_exception(&app, &self.id, &who).await?)
+        })?;
+        session.out.line(format!("{} removed by {who}", self.id));
+        Ok(Exit::Ok)
+    }
+}
+
+fn list(session: &Session<'_>) -> Result<Exit, Failure> {
+    let (exceptions, now) = session.block_on(async {
+        let app = session.app()?;
+        let now = app.clock.now();
+        Ok((app.store.read(|tx| tx.exceptions()).await?, now))
+    })?;
+    let mut rows =
+        vec![["EXCEPTION", "STATE", "SCOPE", "EFFECT", "OWNER", "APPROVER", "REASON"].map(str::to_owned).to_vec()];
+    for exception in &exceptions {
+        let left = exception.days_left(now);
+        let state = match (exception.in_force(now), left) {
+            (true, 0) => "ends today".to_owned(),
+            (true, _) => format!("{left} d left"),
+            (false, _) => "expired".to_owned(),
+        };
+        if session.out.is_json() {
+            session.out.json(&json!({"schema": "malachor.exception/1", "exception": exception, "inForce": exception.in_force(now), "daysLeft": left}));
+        }
+        let Scope { runbook, target, control } = &exception.scope;
+        let scope =
+            [runbook.as_ref().map(ToString::to_string), target.as_ref().map(ToString::to_string), control.clone()];
+        let effect = serde_json::to_value(exception.effect)
+            .ok()
+            .and_then(|word| word.as_str().map(str::to_owned))
+            .unwrap_or_default();
+        rows.push(vec![
+            exception.id.to_string(),
+            state,
+            scope.into_iter().flatten().collect::<Vec<_>>().join(" "),
+            effect,
+            exception.owner.clone(),
+            exception.approver.clone(),
+            exception.reason.clone(),
+        ]);
+    }
+    if session.out.is_json() {
+        return Ok(Exit::Ok);
+    }
+    if exceptions.is_empty() {
+        session.out.note("there is no exception");
+    } else {
+        session.out.table(&rows);
+    }
+    Ok(Exit::Ok)
+}

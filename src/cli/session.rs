@@ -1,0 +1,152 @@
+//! What every command starts from: the layered configuration, the printer, the person at the keyboard.
+
+use std::path::{Path, PathBuf};
+
+use crate::app::{App, Clock, init_keys, keys_exist};
+use crate::catalog::Catalog;
+use crate::config::{Config, Level, Loaded, Role, load};
+use crate::domain::mode::Mode;
+use crate::evidence::source::private_copy;
+use crate::host::Host;
+use crate::store::DATABASE;
+
+use super::output::Printer;
+use super::{Exit, Failure, Global};
+
+/// Where the configuration is looked for.
+const DEFAULT_CONFIG: &str = "/etc/malachor/config.toml";
+
+/// One invocation.
+pub(super) struct Session<'a> {
+    pub(super) out: &'a Printer,
+    global: Global,
+    env: Vec<(String, String)>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(global: Global, env: Vec<(String, String)>, out: &'a Printer) -> Result<Self, Failure> {
+        if let Some(path) = &global.config
+            && !path.is_file()
+        {
+            return Err(Failure::new(Exit::Usage, format!("{}: there is no such configuration file", path.display())));
+        }
+        Ok(Self { out, global, env })
+    }
+
+    /// The configuration file in use.
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        let default = Path::new(DEFAULT_CONFIG);
+        self.global.config.clone().or_else(|| default.is_file().then(|| default.to_owned()))
+    }
+
+    /// The layered configuration.
+    pub(super) fn loaded(&self) -> Result<Loaded, Failure> {
+        let loaded = load(self.config_file().as_deref(), self.env.iter().cloned())?;
+        let level = match (self.global.quiet, self.global.verbose) {
+            (true, _) => Some((Level::Error, "--quiet")),
+            (false, 0) => None,
+            (false, 1) => Some((Level::Debug, "--verbose")),
+            (false, _) => Some((Level::Trace, "--verbose")),
+        };
+        Ok(match level {
+            None => loaded,
+            Some((level, flag)) => loaded.with_flag("telemetry.level", flag, |config| config.telemetry.level = level),
+        })
+    }
+
+    pub(super) fn role(&self) -> Result<Role, Failure> {
+        Ok(self.loaded()?.config.role)
+    }
+
+    /// The content the configuration names.
+    pub(super) fn catalog(&self) -> Result<Catalog, Failure> {
+        Ok(Catalog::load(self.loaded()?.config.catalog.dir.as_deref())?)
+    }
+
+    /// Who is at the keyboard: as given, else the user behind sudo, else the user.
+    pub(super) fn who(&self, given: Option<&str>) -> Result<String, Failure> {
+        let variable = |name: &str| self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        given
+            .map(str::to_owned)
+            .or_else(|| variable("SUDO_USER"))
+            .or_else(|| variable("USER"))
+            .or_else(|| variable("LOGNAME"))
+            .filter(|name| !name.trim().is_empty())
+            .ok_or_else(|| Failure::new(Exit::Usage, "a decision needs a name: give `--by NAME`"))
+    }
+
+    /// The capabilities on the real state, which a command other than the agent never creates.
+    pub(super) fn app(&self) -> Result<App, Failure> {
+        let loaded = self.loaded()?;
+        let state = loaded.config.agent.state_dir.clone();
+        if !keys_exist(&state) {
+            let hint = "run `malachor keys init`, start the agent, or name a configuration with --config";
+            return Err(Failure::new(Exit::Unavailable, format!("{}: no appliance here; {hint}", state.display())));
+        }
+        self.quiet_logs(&loaded.config);
+        Ok(App::open(loaded, Host::live(), Clock::system())?)
+    }
+
+    /// The capabilities on a private copy of the state: the pipeline runs as ever and nothing of it is kept.
+    pub(super) fn scratch(&self) -> Result<Scratch, Failure> {
+        let loaded = self.loaded()?;
+        self.quiet_logs(&loaded.config);
+        let state = loaded.config.agent.state_dir.clone();
+        let io = |error: std::io::Error| Failure::unavailable(&format!("temporary directory: {error}"));
+        let database = state.join(DATABASE);
+        let copied = database.is_file();
+        let dir = if copied {
+            private_copy(&database).map_err(|error| Failure::unavailable(&error))?
+        } else {
+            tempfile::Builder::new().prefix("malachor-plan-").tempdir().map_err(io)?
+        };
+        let path = dir.path().to_owned();
+        let loaded = loaded.with_flag("agent.state_dir", "--dry-run", |config| config.agent.state_dir = path);
+        init_keys(dir.path(), &loaded.config.site, None)?;
+        let app = App::open(loaded, Host::live(), Clock::system())?;
+        Ok(Scratch { app, fresh: !copied, dir })
+    }
+
+    /// Commands other than the agent log only what is wrong, unless asked.
+    fn quiet_logs(&self, config: &Config) {
+        let mut telemetry = config.telemetry.clone();
+        if self.global.verbose == 0 {
+            telemetry.level = Level::Error;
+        }
+        crate::telemetry::init(&telemetry);
+    }
+
+    /// Runs asynchronous work to its end on one thread.
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let Self { .. } = self;
+        runtime()?.block_on(work)
+    }
+}
+
+/// A private copy of the state, removed when dropped.
+pub(super) struct Scratch {
+    pub(super) app: App,
+    fresh: bool,
+    dir: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// Begins the copy's log where there was none.
+    pub(super) async fn ready(&self) -> Result<(), Failure> {
+        debug_assert!(self.dir.path().is_dir());
+        if self.fresh { Ok(self.app.ready().await?) } else { Ok(()) }
+    }
+}
+
+/// One thread for everything: an idle agent costs little.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Internal, format!("the runtime does not start: {error}")))
+}
+
+/// The strictest mode, for what must not change the host.
+pub(super) fn observing(loaded: Loaded, flag: &str) -> Loaded {
+    loaded.with_flag("heal.mode", flag, |config| config.heal.mode = Mode::Observe)
+}

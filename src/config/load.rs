@@ -1,0 +1,293 @@
+//! Reading the layers, remembering where every value came from, pointing at what is wrong.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::domain::schema::nearest;
+
+use super::Config;
+
+/// Prefix of environment variables that are configuration.
+const PREFIX: &str = "MALACHOR__";
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// A line of the file.
+    File(PathBuf, usize),
+    /// An environment variable.
+    Env(String),
+    /// A command line flag.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => out.write_str("default"),
+            Self::File(path, line) => write!(out, "{}:{line}", path.display()),
+            Self::Env(name) => write!(out, "environment {name}"),
+            Self::Flag(name) => write!(out, "flag {name}"),
+        }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {message}")]
+pub struct ConfigError {
+    /// File and line, variable or flag.
+    pub place: String,
+    /// What is wrong, what is expected, what may have been meant.
+    pub message: String,
+}
+
+/// A configuration and where each of its values came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Loaded {
+    /// The built-in configuration.
+    pub fn defaults() -> Self {
+        Self { config: Config::default(), origins: BTreeMap::new() }
+    }
+
+    /// Changes one value from a flag.
+    #[must_use]
+    pub fn with_flag(mut self, key: &str, flag: &str, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self.origins.insert(key.to_owned(), Origin::Flag(flag.to_owned()));
+        self
+    }
+
+    /// Where a value came from, by its dotted key.
+    pub fn origin(&self, key: &str) -> Origin {
+        let mut key = key;
+        loop {
+            if let Some(origin) = self.origins.get(key) {
+                return origin.clone();
+            }
+            match key.rsplit_once('.') {
+                Some((parent, _)) => key = parent,
+                None => return Origin::Default,
+            }
+        }
+    }
+
+    /// Every value as `key`, `value`, origin.
+    pub fn values(&self) -> Vec<(String, String, Origin)> {
+        let mut rows = Vec::new();
+        let tree = serde_json::to_value(&self.config).unwrap_or(Value::Null);
+        flatten("", &tree, &mut rows);
+        rows.into_iter()
+            .map(|(key, value)| {
+                let origin = self.origin(&key);
+                (key, value, origin)
+            })
+            .collect()
+    }
+
+    /// An error about a key, placed where the key was written.
+    pub fn complain(&self, key: &str, message: impl Into<String>) -> ConfigError {
+        ConfigError { place: self.origin(key).to_string(), message: format!("{key}: {}", message.into()) }
+    }
+}
+
+/// Loads the layers: the file, then the environment variables given as pairs.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    let mut loaded = Loaded::defaults();
+    let mut tree = Value::Object(Map::new());
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            place: path.display().to_string(),
+            message: format!("cannot be read: {error}"),
+        })?;
+        read_file(path, &text)?;
+        let table: toml::Table = toml::from_str(&text).map_err(|error| file_error(path, &text, &error))?;
+        tree = serde_json::to_value(&table)
+            .map_err(|error| ConfigError { place: path.display().to_string(), message: error.to_string() })?;
+        loaded.origins = file_origins(path, &text);
+    }
+    for (name, value) in environment {
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        overlay(&mut tree, rest, &name, &value, &mut loaded.origins)?;
+    }
+    loaded.config = serde_json::from_value(tree)
+        .map_err(|error| ConfigError { place: "environment".to_owned(), message: with_hint(&error.to_string()) })?;
+    loaded.config.check().map_err(|message| {
+        let key = message.split(':').next().unwrap_or_default().to_owned();
+        ConfigError { place: loaded.origin(&key).to_string(), message }
+    })?;
+    Ok(loaded)
+}
+
+/// Reads the file alone, so that its mistakes are placed in it.
+fn read_file(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    toml::from_str(text).map_err(|error| file_error(path, text, &error))
+}
+
+fn file_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let line = error.span().map_or(1, |span| line_of(text, span.start));
+    ConfigError { place: format!("{}:{line}", path.display()), message: with_hint(error.message()) }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// Adds the nearest known key to serde's "unknown field" message.
+fn with_hint(message: &str) -> String {
+    let mut words = message.split('`').skip(1).step_by(2);
+    let known: Vec<&str> = words.clone().skip(1).collect();
+    match words.next().and_then(|unknown| nearest(unknown, known.into_iter())) {
+        Some(near) if message.starts_with("unknown ") => format!("{message}; did you mean `{near}`?"),
+        _ => message.to_owned(),
+    }
+}
+
+fn overlay(
+    tree: &mut Value,
+    rest: &str,
+    name: &str,
+    value: &str,
+    origins: &mut BTreeMap<String, Origin>,
+) -> Result<(), ConfigError> {
+    let complain = |message: String| ConfigError { place: format!("environment {name}"), message };
+    let path: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
+    if path.iter().any(String::is_empty) {
+        return Err(complain("a key part is empty; write MALACHOR__SECTION__KEY".to_owned()));
+    }
+    let mut place = &mut *tree;
+    for part in &path {
+        if !place.is_object() {
+            *place = Value::Object(Map::new());
+        }
+        let Value::Object(map) = place else { return Err(complain("cannot be set".to_owned())) };
+        place = map.entry(part.clone()).or_insert_with(|| Value::Object(Map::new()));
+    }
+    *place = typed(value);
+    serde_json::from_value::<Config>(tree.clone()).map_err(|error| complain(with_hint(&error.to_string())))?;
+    origins.insert(path.join("."), Origin::Env(name.to_owned()));
+    Ok(())
+}
+
+/// A value as TOML would read it, else as text.
+fn typed(text: &str) -> Value {
+    let line = format!("value = {text}");
+    toml::from_str::<toml::Table>(&line)
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .and_then(|value| serde_json::to_value(value).ok())
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// The line of every key of the file.
+fn file_origins(path: &Path, text: &str) -> BTreeMap<String, Origin> {
+    let mut origins = BTreeMap::new();
+    if let Ok(table) = toml::de::DeTable::parse(text) {
+        walk(table.get_ref(), "", &mut |key, offset| {
+            origins.insert(key, Origin::File(path.to_owned(), line_of(text, offset)));
+        });
+    }
+    origins
+}
+
+fn walk(table: &toml::de::DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, usize)) {
+    for (key, value) in table {
+        let name = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
+        if let toml::de::DeValue::Table(inner) = value.get_ref() {
+            walk(inner, &name, found);
+        } else {
+            found(name, key.span().start);
+        }
+    }
+}
+
+fn flatten(prefix: &str, value: &Value, rows: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&name, value, rows);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            rows.push((prefix.to_owned(), value.to_string()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_text(text: &str) -> Result<Loaded, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        load(Some(file.path()), [])
+            .map_err(|error| error.to_string().replace(&file.path().display().to_string(), "malachor.toml"))
+    }
+
+    #[test]
+    fn mistakes_name_file_line_and_nearest_key() {
+        let error = |text: &str| from_text(text).unwrap_err();
+        insta::assert_snapshot!(
+            [
+                error("[agent]\nstat_dir = \"/x\"\n"),
+                error("[agent]\nheartbeat = \"1 hour\"\n"),
+                error("[heal]\nmode = \"heel\"\n"),
+                error("[site]\ntimezone = \"Mars/Base\"\n"),
+                error("[telemetry]\nmetrics = \"0.0.0.0:9464\"\n"),
+                error("[heal]\nwindows = [{ days = [\"sat\"], start = \"22:00\", end = \"22:00\" }]\n"),
+                error("[agnt]\n"),
+                error("role = \n"),
+            ]
+            .join("\n")
+        );
+    }
+
+    #[test]
+    fn layers_override_and_remember_where_a_value_came_from() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[heal]\nmode = \"approve\"\nflap_count = 4\n").unwrap();
+        let env = [("MALACHOR__HEAL__MODE".to_owned(), "heal".to_owned()), ("HOME".to_owned(), "/".to_owned())];
+        let loaded = load(Some(file.path()), env).unwrap();
+        assert_eq!(loaded.config.heal.mode.word(), "heal");
+        assert_eq!(loaded.origin("heal.mode"), Origin::Env("MALACHOR__HEAL__MODE".into()));
+        assert_eq!(loaded.origin("heal.flap_count"), Origin::File(file.path().to_owned(), 3));
+        assert_eq!(loaded.origin("heal.flap_within"), Origin::Default);
+    }
+
+    /// The example is the documentation: it loads, and no key that exists is missing from it.
+    #[test]
+    fn the_example_sets_every_key_there_is() {
+        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml"));
+        let loaded = load(Some(path), []).unwrap();
+        for (key, value, origin) in loaded.values() {
+            assert!(matches!(origin, Origin::File(..)), "{key} = {value} is not in config.example.toml");
+        }
+        let catalog = crate::catalog::Catalog::load(None).unwrap();
+        crate::app::check_settings(&loaded, &catalog).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_variable_is_named() {
+        let error = load(None, [("MALACHOR__HEAL__MOOD".to_owned(), "heal".to_owned())]).unwrap_err().to_string();
+        assert!(error.starts_with("environment MALACHOR__HEAL__MOOD: unknown field `mood`"), "{error}");
+        let error =
+            load(None, [("MALACHOR__AGENT__JITTER_PERCENT".to_owned(), "lots".to_owned())]).unwrap_err().to_string();
+        assert!(error.starts_with("environment MALACHOR__AGENT__JITTER_PERCENT: invalid type"), "{error}");
+    }
+}

@@ -1,0 +1,138 @@
+//! What people decide: mode, kill switch, approvals, exceptions. Each decision is a statement in the log.
+
+use serde_json::{Map, Value, json};
+
+use crate::app::App;
+use crate::domain::exception::Exception;
+use crate::domain::id::RecordId;
+use crate::domain::mode::Mode;
+use crate::store::{Approval, StoreError};
+
+use super::HealError;
+
+/// Name of the setting that holds the mode set at run time.
+pub const MODE: &str = "mode";
+/// Name of the setting that holds the kill switch: `on` or `off`.
+pub const KILL_SWITCH: &str = "kill_switch";
+
+/// A yes or a no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Run exactly this plan, once.
+    Approve,
+    /// Do not.
+    Reject,
+}
+
+/// Sets the mode at run time.
+pub async fn set_mode(app: &App, mode: Mode, who: &str) -> Result<(), HealError> {
+    change(app, MODE, mode.word(), &format!("mode set to {}", mode.word()), who).await
+}
+
+/// Throws or releases the kill switch.
+pub async fn set_kill_switch(app: &App, on: bool, who: &str) -> Result<(), HealError> {
+    let value = if on { "on" } else { "off" };
+    change(app, KILL_SWITCH, value, &format!("kill switch {value}"), who).await
+}
+
+async fn change(app: &App, name: &'static str, value: &str, what: &str, who: &str) -> Result<(), HealError> {
+    let who = named(who)?;
+    let now = app.clock.now();
+    let (app_, value, what) = (app.clone(), value.to_owned(), what.to_owned());
+    app.store
+        .write(move |tx| {
+            let before = tx.setting(name)?.map(|setting| setting.value);
+            tx.put_setting(name, &value, &who, now)?;
+            let detail = Map::from_iter([("before".to_owned(), json!(before)), ("after".to_owned(), json!(value))]);
+            tx.append(&[app_.decision_entry(&what, &who, detail, now)], &app_.seal_context())?;
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
+/// Answers the open question about an incident.
+pub async fn answer(app: &App, incident: &RecordId, answer: Answer, who: &str) -> Result<Approval, HealError> {
+    let who = named(who)?;
+    let now = app.clock.now();
+    let (app_, incident) = (app.clone(), incident.clone());
+    let answered = app
+        .store
+        .write(move |tx| {
+            let open = tx
+                .approvals(&["pending"])?
+                .into_iter()
+                .find(|approval| approval.incident == incident && now < approval.expires_at);
+            let mut approval =
+                open.ok_or_else(|| StoreError::NotThere(format!("incident {incident} has no open question")))?;
+            let (state, what) = match answer {
+                Answer::Approve => ("granted", "approved"),
+                Answer::Reject => ("rejected", "rejected"),
+            };
+            state.clone_into(&mut approval.state);
+            approval.decided_by = Some(who.clone());
+            tx.put_approval(&approval)?;
+            let detail = Map::from_iter([
+                ("incident".to_owned(), json!(incident.as_str())),
+                ("approval".to_owned(), json!(approval.id.as_str())),
+                ("plan".to_owned(), json!(approval.plan_sha256)),
+            ]);
+            tx.append(&[app_.decision_entry(&format!("plan {what}"), &who, detail, now)], &app_.seal_context())?;
+            Ok(approval)
+        })
+        .await?;
+    Ok(answered)
+}
+
+/// Adds an exception.
+pub async fn add_exception(app: &App, exception: Exception) -> Result<(), HealError> {
+    let exception = exception.check().map_err(|error| HealError::Refused(error.to_string()))?;
+    if let Some(control) = &exception.scope.control {
+        app.catalog.controls.check(control).map_err(HealError::Refused)?;
+    }
+    if let Some(runbook) = &exception.scope.runbook
+        && !app.catalog.runbooks.contains_key(runbook)
+    {
+        return Err(HealError::Refused(format!("no runbook is called `{runbook}`")));
+    }
+    let now = app.clock.now();
+    let app_ = app.clone();
+    app.store
+        .write(move |tx| {
+            tx.add_exception(&exception)?;
+            let detail = match serde_json::to_value(&exception) {
+                Ok(Value::Object(detail)) => detail,
+                _ => Map::new(),
+            };
+            tx.append(
+                &[app_.decision_entry("exception added", &exception.approver, detail, now)],
+                &app_.seal_context(),
+            )?;
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
+/// Ends an exception before its time.
+pub async fn remove_exception(app: &App, id: &RecordId, who: &str) -> Result<(), HealError> {
+    let who = named(who)?;
+    let now = app.clock.now();
+    let (app_, id) = (app.clone(), id.clone());
+    app.store
+        .write(move |tx| {
+            tx.remove_exception(&id, &who, now)?;
+            let detail = Map::from_iter([("id".to_owned(), json!(id.as_str()))]);
+            tx.append(&[app_.decision_entry("exception removed", &who, detail, now)], &app_.seal_context())?;
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
+fn named(who: &str) -> Result<String, HealError> {
+    match who.trim() {
+        "" => Err(HealError::Refused("a decision needs a name: give `--by NAME`".to_owned())),
+        name => Ok(name.to_owned()),
+    }
+}

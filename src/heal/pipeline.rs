@@ -1,0 +1,322 @@
+//! One check, from facts to whatever follows from them.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::checks::{self, Context};
+use crate::crypto::sha256_hex;
+use crate::domain::entry::EntryDraft;
+use crate::domain::exception::Exception;
+use crate::domain::finding::{Class, Excepted, Finding, Verdict};
+use crate::domain::guard::Decision;
+use crate::domain::id::{RecordId, RecordKind, Target};
+use crate::domain::incident::{Incident, IncidentEvent, IncidentState};
+use crate::domain::runbook::Runbook;
+use crate::domain::signature;
+use crate::phi::Scrubbed;
+use crate::store::{Approval, KnownFinding, StoreError, Tx};
+use crate::telemetry::events;
+
+use super::HealError;
+use super::decide::{Proposal, propose, propose_for};
+use super::executor::{self, Outcome};
+use super::proof::{Act, plan_detail, plan_sha256};
+
+/// How far a run may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Look, judge, record; nothing on the target is changed.
+    Record,
+    /// Heal what the guards allow.
+    Heal,
+}
+
+/// What one run of a check came to.
+#[derive(Debug, Clone)]
+pub struct CheckRun {
+    /// The finding with its history.
+    pub known: KnownFinding,
+    /// The incident, if one is open or was just resolved.
+    pub incident: Option<Incident>,
+    /// What is proposed about it.
+    pub proposal: Option<Proposal>,
+    /// What was done, if anything.
+    pub outcome: Option<Outcome>,
+}
+
+/// Reads and judges the facts of a check now; nothing is stored.
+pub async fn look(app: &App, runbook: &Runbook) -> Finding {
+    let own = own_facts(app).await;
+    let settings = app.settings(&runbook.id);
+    let context = Context { host: &app.host, settings, now: app.clock.now(), own: &own };
+    let observation = checks::observe(runbook, context).await;
+    runbook.judge(&Target::host(), observation, settings, app.clock.now())
+}
+
+/// Runs one check: look, record, decide, and heal where that is allowed.
+pub async fn run_check(app: &App, runbook: &Runbook, reach: Reach) -> Result<CheckRun, HealError> {
+    let finding = look(app, runbook).await;
+    let (known, incident) = record(app, runbook, finding).await?;
+    events::checked(&known.finding, known.since == known.finding.observed_at);
+    let Some(incident) = incident.filter(|incident| incident.state.may_heal()) else {
+        return Ok(CheckRun { known, incident: None, proposal: None, outcome: None });
+    };
+    let (incident, proposal) = decide(app, runbook, incident, &known.finding).await?;
+    let go = reach == Reach::Heal && proposal.decision == Decision::Go;
+    let outcome = match &proposal.plan {
+        Ok(plan) if go => Some(executor::execute(app, plan, &known.finding).await?),
+        Ok(_) | Err(_) => None,
+    };
+    Ok(CheckRun { known, incident: Some(incident), proposal: Some(proposal), outcome })
+}
+
+/// Carries out what a named person asks for about a failing check, within the guards; `None` where nothing fails.
+pub async fn apply_for(app: &App, run: &CheckRun, who: &str) -> Result<Option<(Proposal, Option<Outcome>)>, HealError> {
+    let finding = run.known.finding.clone();
+    if finding.verdict != Verdict::Fail {
+        return Ok(None);
+    }
+    let (app_, looked_at, who, now) = (app.clone(), finding.clone(), who.to_owned(), app.clock.now());
+    let proposal = app.store.read(move |tx| {
+        let Some(incident) = tx.open_incident(&looked_at.check, &looked_at.target)? else { return Ok(None) };
+        propose_for(&app_, tx, (&incident, &looked_at), &who, now).map(Some)
+    });
+    let Some(proposal) = proposal.await? else { return Ok(None) };
+    let outcome = match (&proposal.plan, &proposal.decision) {
+        (Ok(plan), Decision::Go) => Some(executor::execute(app, plan, &finding).await?),
+        _ => None,
+    };
+    Ok(Some((proposal, outcome)))
+}
+
+/// Commits a finding: its row, its incident, and an entry if anything changed; one transaction.
+pub(super) async fn record(
+    app: &App,
+    runbook: &Runbook,
+    finding: Finding,
+) -> Result<(KnownFinding, Option<Incident>), HealError> {
+    let id = fresh_id(app, RecordKind::Incident)?;
+    let now = app.clock.now();
+    let (app_, check) = (app.clone(), runbook.id.clone());
+    let recorded = app
+        .store
+        .write(move |tx| {
+            let Some(runbook) = app_.catalog.runbooks.get(&check) else {
+                return Err(StoreError::NotThere(format!("runbook {check} is not loaded")));
+            };
+            let before = tx.finding(&finding.check, &finding.target)?;
+            let known = tx.put_finding(&finding)?;
+            let silenced = excepted(&tx.exceptions()?, &known, runbook, now) == Excepted::Yes;
+            let open = tx.open_incident(&finding.check, &finding.target)?;
+            let incident = follow(open, &known, runbook, (id, silenced), now);
+            if let Some(incident) = &incident {
+                tx.put_incident(incident)?;
+            }
+            if before.is_none_or(|before| changed(&before.finding, &finding)) {
+                tx.append(&[app_.check_entry(runbook, &finding)], &app_.seal_context())?;
+            }
+            Ok((known, incident))
+        })
+        .await?;
+    Ok(recorded)
+}
+
+/// What a finding makes of its incident: opened, kept up to date, resolved, or left alone.
+fn follow(
+    open: Option<Incident>,
+    known: &KnownFinding,
+    runbook: &Runbook,
+    (id, silenced): (RecordId, bool),
+    now: Timestamp,
+) -> Option<Incident> {
+    let finding = &known.finding;
+    match (open, finding.verdict) {
+        (Some(mut incident), Verdict::Pass | Verdict::Warn | Verdict::NotApplicable) => {
+            let note = format!("the check says {} again", finding.verdict.word());
+            incident.apply(IncidentEvent::Pass, note, now).ok()?;
+            events::resolved(&incident);
+            Some(incident)
+        }
+        // Not being able to look changes nothing about what is open.
+        (open, Verdict::Unknown) => open,
+        (Some(mut incident), Verdict::Fail) => {
+            incident.reasons.clone_from(&finding.reasons);
+            if let Some(signature) = signature_of(finding, runbook) {
+                incident.signature = signature;
+            }
+            incident.updated_at = now;
+            Some(incident)
+        }
+        (None, Verdict::Fail) if known.fails_in_row >= runbook.confirm && !silenced => {
+            open_new(finding, runbook, id, now)
+        }
+        (None, Verdict::Fail | Verdict::Pass | Verdict::Warn | Verdict::NotApplicable) => None,
+    }
+}
+
+fn open_new(finding: &Finding, runbook: &Runbook, id: RecordId, now: Timestamp) -> Option<Incident> {
+    let class = if finding.is_drift() { Class::Drift } else { Class::NeverConfigured };
+    let mut incident = Incident {
+        id,
+        check: finding.check.clone(),
+        target: finding.target.clone(),
+        signature: signature_of(finding, runbook)?,
+        severity: runbook.severity,
+        state: IncidentState::Open,
+        class,
+        reasons: finding.reasons.clone(),
+        opened_at: now,
+        updated_at: now,
+        resolved_at: None,
+        attempts: 0,
+        attempts_of: None,
+        last_attempt_at: None,
+        plan: None,
+        note: "just seen".to_owned(),
+    };
+    if class == Class::NeverConfigured {
+        incident.apply(IncidentEvent::Escalate, "never set up: a person has to configure it", now).ok()?;
+    }
+    events::opened(&incident);
+    Some(incident)
+}
+
+fn signature_of(finding: &Finding, runbook: &Runbook) -> Option<crate::domain::id::PatternSignature> {
+    signature::from_sha256(&sha256_hex(signature::signature_text(finding, runbook.platform).as_bytes()))
+}
+
+/// A state change worth an entry: another verdict, or other reasons.
+fn changed(before: &Finding, now: &Finding) -> bool {
+    let words = |finding: &Finding| {
+        finding.reasons.iter().map(|reason| (reason.word.clone(), reason.verdict)).collect::<Vec<_>>()
+    };
+    before.verdict != now.verdict || words(before) != words(now)
+}
+
+/// Whether an exception in force keeps this finding out of the score.
+pub(super) fn excepted(exceptions: &[Exception], known: &KnownFinding, runbook: &Runbook, now: Timestamp) -> Excepted {
+    let covered = exceptions.iter().any(|exception| {
+        exception.silences() && exception.in_force(now) && exception.covers(&known.finding, &runbook.hipaa)
+    });
+    if covered { Excepted::Yes } else { Excepted::No }
+}
+
+/// Proposes, and records where the incident stands because of it.
+async fn decide(
+    app: &App,
+    runbook: &Runbook,
+    incident: Incident,
+    finding: &Finding,
+) -> Result<(Incident, Proposal), HealError> {
+    let approval_id = fresh_id(app, RecordKind::Approval)?;
+    let now = app.clock.now();
+    let (app_, finding, check) = (app.clone(), finding.clone(), runbook.id.clone());
+    let decided = app
+        .store
+        .write(move |tx| {
+            let proposal = propose(&app_, tx, &incident, &finding, now)?;
+            let mut after = incident.clone();
+            after.plan = proposal.plan.clone().ok();
+            let (event, outcome, note) = match &proposal.decision {
+                Decision::Go => (None, "", incident.note.clone()),
+                Decision::Refuse(why) => (Some(IncidentEvent::Plan), "refused", why.clone()),
+                Decision::Wait(_, why) => (Some(IncidentEvent::Defer), "deferred", why.clone()),
+                Decision::Ask(why) => (Some(IncidentEvent::AskApproval), "deferred", why.clone()),
+                Decision::Escalate(why) => (Some(IncidentEvent::Escalate), "escalated", why.clone()),
+                Decision::Suppress(why) => (Some(IncidentEvent::Suppress), "escalated", why.clone()),
+            };
+            if let Some(event) = event {
+                after.apply(event, note.clone(), now).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            }
+            if let (Decision::Ask(_), Ok(plan)) = (&proposal.decision, &proposal.plan) {
+                ask_person(&app_, tx, plan, approval_id, now)?;
+            }
+            tx.put_incident(&after)?;
+            if after.state != incident.state
+                && let Some(runbook) = app_.catalog.runbooks.get(&check)
+            {
+                tx.append(
+                    &[proposed_entry(&app_, runbook, &finding, &proposal, (outcome, note), now)],
+                    &app_.seal_context(),
+                )?;
+                events::moved(&after);
+            }
+            Ok((after, proposal))
+        })
+        .await?;
+    Ok(decided)
+}
+
+fn proposed_entry(
+    app: &App,
+    runbook: &Runbook,
+    finding: &Finding,
+    proposal: &Proposal,
+    (outcome, reason): (&'static str, String),
+    now: Timestamp,
+) -> Scrubbed<EntryDraft> {
+    let mut detail = proposal.plan.as_ref().map(plan_detail).unwrap_or_default();
+    let said = proposal.answers.iter().filter(|answer| answer.verdict != crate::domain::guard::GuardVerdict::Pass);
+    let guards: Vec<Value> = said
+        .map(|answer| json!({"guard": answer.guard, "verdict": answer.verdict.word(), "say": answer.say}))
+        .collect();
+    detail.insert("guards".to_owned(), Value::Array(guards));
+    app.action_entry(Act { outcome, reason, finding, runbook, detail }, now)
+}
+
+/// Asks once per plan: another plan for the same incident replaces the question.
+fn ask_person(
+    app: &App,
+    tx: &Tx<'_>,
+    plan: &crate::domain::plan::Plan,
+    id: RecordId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let hash = plan_sha256(plan);
+    for mut approval in
+        tx.approvals(&["pending", "granted"])?.into_iter().filter(|approval| approval.incident == plan.incident)
+    {
+        if approval.plan_sha256 == hash && now < approval.expires_at {
+            return Ok(());
+        }
+        "expired".clone_into(&mut approval.state);
+        tx.put_approval(&approval)?;
+    }
+    let life = crate::domain::time::signed(app.config().heal.approval_expires.0);
+    tx.put_approval(&Approval {
+        id,
+        incident: plan.incident.clone(),
+        plan_sha256: hash,
+        state: "pending".to_owned(),
+        requested_at: now,
+        expires_at: now.checked_add(life).unwrap_or(Timestamp::MAX),
+        decided_by: None,
+    })
+}
+
+pub(super) fn fresh_id(app: &App, kind: RecordKind) -> Result<RecordId, HealError> {
+    app.new_id(kind).map_err(|error| HealError::Refused(error.to_string()))
+}
+
+/// What the agent knows about itself, for its own health check.
+async fn own_facts(app: &App) -> Value {
+    let now = app.clock.now();
+    let read = app.store.read(|tx| Ok((tx.outbox()?, tx.integrity()?))).await;
+    let (outbox, integrity) = match read {
+        Ok(((depth, oldest), integrity)) => {
+            let age = oldest.map(|oldest| now.duration_since(oldest).as_hours());
+            (json!({"depth": depth, "oldest_age_h": age}), json!(integrity.unwrap_or_else(|| "ok".to_owned())))
+        }
+        Err(error) => (Value::Null, json!(error.to_string())),
+    };
+    let space = app.host.fs_usage(&app.state_dir().display().to_string()).ok();
+    let free = space.and_then(|space| (space.bytes_available * 100).checked_div(space.bytes_total));
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "binary_sha256": app.identity.binary_sha256(),
+        "outbox": outbox,
+        "integrity": integrity,
+        "state_free_percent": free,
+    })
+}

@@ -1,0 +1,174 @@
+//! Applying one planned step: already so (`Kept`), or changed (`Repaired` with what changed).
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::domain::id::RecordId;
+use crate::domain::plan::{Applied, PlannedAction, PlannedStep};
+use crate::domain::runbook::UnitVerb;
+use crate::host::{Cmd, FileKind, Host, HostError};
+
+use super::snapshot::Snapshot;
+
+/// What a step may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tools<'a> {
+    pub(super) host: &'a Host,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) execution: &'a RecordId,
+    /// Private directory for files a step hands to others.
+    pub(super) work: &'a Path,
+}
+
+/// A unit as systemd sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnitState {
+    pub(super) loaded: bool,
+    pub(super) active: bool,
+    pub(super) failed: bool,
+    pub(super) file_state: String,
+}
+
+/// Applies a step within its deadline.
+pub(super) async fn apply(tools: Tools<'_>, step: &PlannedStep) -> Result<Applied, HostError> {
+    let deadline = Duration::from_secs(step.timeout_s);
+    let work = async {
+        match &step.action {
+            PlannedAction::Exec { argv, ok } => exec(tools.host, argv, ok, deadline).await,
+            PlannedAction::Unit { verb, unit } => change_unit(tools.host, *verb, unit, deadline).await,
+            PlannedAction::File { path, content, mode } => write_file(tools.host, path, content, *mode),
+            PlannedAction::NftLoad { file, revert_after_s } => load_ruleset(tools, file, *revert_after_s).await,
+            PlannedAction::Restore => {
+                tools.snapshot.restore(tools.host).await?;
+                disarm(tools.host, tools.execution).await;
+                Ok(Applied::Repaired("the snapshot is back".to_owned()))
+            }
+        }
+    };
+    tokio::time::timeout(deadline + Duration::from_secs(5), work)
+        .await
+        .unwrap_or_else(|_| Err(HostError::Timeout { what: step.line(), seconds: step.timeout_s }))
+}
+
+/// What a file step would change, as a unified diff; `None` where nothing would.
+pub fn file_diff(host: &Host, path: &str, content: &str) -> Option<String> {
+    let old = host.read(path).unwrap_or_default();
+    (old != content)
+        .then(|| similar::TextDiff::from_lines(old.as_str(), content).unified_diff().header(path, path).to_string())
+}
+
+async fn exec(host: &Host, argv: &[String], ok: &[i32], deadline: Duration) -> Result<Applied, HostError> {
+    let cmd = Cmd::new(argv.iter().cloned()).timeout(deadline);
+    let what = cmd.line();
+    let output = host.run(cmd).await?;
+    if !ok.contains(&output.status) {
+        return Err(HostError::Io { what, why: format!("exit {}: {}", output.status, output.first_line()) });
+    }
+    Ok(Applied::Repaired(format!("exit {}: {}", output.status, output.first_line())))
+}
+
+async fn change_unit(host: &Host, verb: UnitVerb, unit: &str, deadline: Duration) -> Result<Applied, HostError> {
+    let before = unit_state(host, unit).await?;
+    if !before.loaded {
+        return Err(HostError::Missing(format!("unit {unit}")));
+    }
+    let already = match verb {
+        UnitVerb::Start => before.active,
+        UnitVerb::Stop => !before.active,
+        UnitVerb::Enable => before.file_state == "enabled",
+        UnitVerb::Unmask => !before.file_state.starts_with("masked"),
+        UnitVerb::ResetFailed => !before.failed,
+        UnitVerb::Restart | UnitVerb::Reload => false,
+    };
+    if already {
+        return Ok(Applied::Kept);
+    }
+    host.run_ok(Cmd::new(["systemctl", verb.word(), unit]).timeout(deadline)).await?;
+    let after = unit_state(host, unit).await?;
+    let word = |state: &UnitState| if state.active { "active" } else { "inactive" };
+    Ok(Applied::Repaired(format!("{unit}: {} → {} ({})", word(&before), word(&after), verb.word())))
+}
+
+fn write_file(host: &Host, path: &str, content: &str, mode: u32) -> Result<Applied, HostError> {
+    let diff = match host.stat(path) {
+        Ok(stat) if stat.kind != FileKind::File => {
+            return Err(HostError::Garbage { what: path.to_owned(), why: "is not a regular file".to_owned() });
+        }
+        Ok(stat) => match file_diff(host, path, content) {
+            None if stat.mode == mode => return Ok(Applied::Kept),
+            None => format!("{path}: mode {:04o} → {mode:04o}", stat.mode),
+            Some(diff) => diff,
+        },
+        Err(HostError::Missing(_)) => file_diff(host, path, content).unwrap_or_else(|| format!("{path}: new, empty")),
+        Err(error) => return Err(error),
+    };
+    host.replace(path, content.as_bytes(), mode)?;
+    Ok(Applied::Repaired(diff))
+}
+
+/// Loads a ruleset in one transaction, with a timer that puts the old one back even if we are killed or locked out.
+async fn load_ruleset(tools: Tools<'_>, file: &str, revert_after_s: u64) -> Result<Applied, HostError> {
+    let host = tools.host;
+    let Some(old) = tools.snapshot.ruleset() else {
+        return Err(HostError::Missing("the snapshot of the old ruleset (the runbook keeps none)".to_owned()));
+    };
+    host.run_ok(Cmd::new(["nft", "--check", "-f", file])).await?;
+    let keep = tools.work.join(format!("{}.nft", tools.execution));
+    let kept = keep.display().to_string();
+    write_private(&keep, old).map_err(|error| HostError::Io { what: kept.clone(), why: error.to_string() })?;
+    let unit = format!("--unit={}", dead_man(tools.execution));
+    let after = format!("--on-active={revert_after_s}s");
+    host.run_ok(Cmd::new(["systemd-run", "--quiet", "--collect", &unit, &after, "nft", "-f", &kept])).await?;
+    if let Err(error) = host.run_ok(Cmd::new(["nft", "-f", file])).await {
+        disarm(host, tools.execution).await;
+        return Err(error);
+    }
+    Ok(Applied::Repaired(format!("ruleset of {file} loaded; reverts in {revert_after_s} s unless verified")))
+}
+
+/// Stops the timer that would put the old ruleset back.
+pub(super) async fn disarm(host: &Host, execution: &RecordId) {
+    let timer = format!("{}.timer", dead_man(execution));
+    // Where no ruleset was loaded there is no such timer, and that is fine.
+    host.run(Cmd::new(["systemctl", "stop", &timer])).await.ok();
+}
+
+fn dead_man(execution: &RecordId) -> String {
+    format!("malachor-revert-{}", execution.as_str().to_ascii_lowercase())
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Asks systemd for a unit's state, in its machine-readable form.
+pub(super) async fn unit_state(host: &Host, unit: &str) -> Result<UnitState, HostError> {
+    let argv = ["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState", "--", unit];
+    let output = host.run_ok(Cmd::new(argv)).await?;
+    let value = |name: &str| {
+        output.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default().to_owned()
+    };
+    let (load, active) = (value("LoadState"), value("ActiveState"));
+    if load.is_empty() {
+        return Err(HostError::Garbage { what: format!("systemctl show {unit}"), why: "no LoadState".to_owned() });
+    }
+    Ok(UnitState {
+        // A masked unit is known to systemd and can be unmasked.
+        loaded: load == "loaded" || load == "masked",
+        active: matches!(active.as_str(), "active" | "reloading"),
+        failed: active == "failed",
+        file_state: value("UnitFileState"),
+    })
+}
+
+/// Runs one systemctl verb that must succeed.
+pub(super) async fn systemctl(host: &Host, verb: &str, unit: &str) -> Result<(), HostError> {
+    host.run_ok(Cmd::new(["systemctl", verb, "--", unit]).timeout(Duration::from_secs(90))).await.map(drop)
+}

@@ -1,0 +1,144 @@
+//! The embedded store: one SQLite file, WAL, synchronous FULL, one writer thread, every change one transaction.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::domain::entry::{EntryDraft, SealContext};
+use crate::phi::Scrubbed;
+
+use crate::crypto::keys::VerifierKey;
+use crate::crypto::note::Checkpoint;
+
+use super::log::{Appended, LogWriter, check_head};
+use super::{StoreError, migrate};
+
+/// The database's name inside a state directory.
+pub const DATABASE: &str = "malachor.db";
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// A handle to the store; clones share one writer thread, which ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct Store {
+    jobs: mpsc::UnboundedSender<Job>,
+    log: Option<Arc<LogWriter>>,
+    path: PathBuf,
+}
+
+/// One transaction: everything in it happens, or nothing.
+#[derive(Debug)]
+pub struct Tx<'a> {
+    pub(super) sql: Transaction<'a>,
+    log: Option<&'a LogWriter>,
+}
+
+impl Tx<'_> {
+    /// Verifies the last head against the stored tree; `None` for an empty log.
+    pub fn check_head(&self, key: &VerifierKey) -> Result<Option<Checkpoint>, StoreError> {
+        check_head(&self.sql, key).map_err(StoreError::Log)
+    }
+
+    /// Seals statements into the log and queues them for the server, in this transaction.
+    pub fn append(&self, drafts: &[Scrubbed<EntryDraft>], context: &SealContext) -> Result<Appended, StoreError> {
+        let log = self.log.ok_or(StoreError::NoKeys)?;
+        log.append(&self.sql, drafts, context).map_err(StoreError::Log)
+    }
+}
+
+impl Store {
+    /// Opens or creates the database of a state directory and brings its schema up to date.
+    ///
+    /// With a [`LogWriter`] entries can be appended. A corrupt file, a newer schema or a read-only directory is one
+    /// error that names the file.
+    pub fn open(dir: &Path, log: Option<LogWriter>) -> Result<Self, StoreError> {
+        let path = dir.join(DATABASE);
+        let mut connection = connect(&path)?;
+        migrate::run(&mut connection, &path)?;
+        let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || {
+                while let Some(job) = queue.blocking_recv() {
+                    job(&mut connection);
+                }
+            })
+            .map_err(|error| StoreError::Open { path: path.clone(), why: error.to_string() })?;
+        Ok(Self { jobs, log: log.map(Arc::new), path })
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `work` in one immediate transaction; an error rolls everything back.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (path, log) = (self.path.clone(), self.log.clone());
+        self.job(move |connection| {
+            let sql = connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(|error| StoreError::sql(&path, &error))?;
+            let tx = Tx { sql, log: log.as_deref() };
+            let result = work(&tx)?;
+            tx.sql.commit().map_err(|error| StoreError::sql(&path, &error))?;
+            Ok(result)
+        })
+        .await
+    }
+
+    /// Runs `work` on a consistent view without changing anything.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let path = self.path.clone();
+        self.job(move |connection| {
+            let sql = connection.transaction().map_err(|error| StoreError::sql(&path, &error))?;
+            work(&Tx { sql, log: None })
+        })
+        .await
+    }
+
+    async fn job<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, result) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            // Nobody waits any more: the work itself is done all the same.
+            answer.send(work(connection)).ok();
+        });
+        self.jobs.send(job).map_err(|_| StoreError::Gone)?;
+        result.await.map_err(|_| StoreError::Gone)?
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that opens the database")]
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |error: rusqlite::Error| StoreError::Open { path: path.to_owned(), why: error.to_string() };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    create_private(path).map_err(|error| StoreError::Open { path: path.to_owned(), why: error.to_string() })?;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(Duration::from_secs(20)).map_err(failed)?;
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;
+             PRAGMA cache_size = -2000;",
+        )
+        .map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// The file exists with mode 0600 before SQLite sees it, and SQLite gives its WAL the same mode.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
+}
