@@ -1,20 +1,33 @@
 //! Built-in collectors for Linux hosts, one file each.
 
+mod access;
 mod antivirus;
 mod backup;
+mod certificates;
 mod disk;
+mod drift;
+mod encryption;
 mod firewall;
 #[cfg(test)]
 mod fixture;
+mod inventory;
+mod kernel;
 mod logging;
 mod mounts;
 mod nft;
 mod nft_match;
+mod nixos;
+mod own_health;
+mod patching;
 mod ports;
+mod release;
 mod repository;
 mod restore;
+mod sessions;
+mod sockets;
 mod ssh;
 mod systemd;
+mod time;
 mod units;
 
 use crate::domain::finding::{Observation, ProblemKind};
@@ -24,14 +37,49 @@ use super::run::{Context, nothing};
 /// Runs a collector by name.
 pub async fn collect(name: &str, context: Context<'_>) -> Observation {
     match name {
+        "access" => access::collect(context).await,
         "antivirus" => antivirus::collect(context).await,
         "backup" => backup::collect(context).await,
+        "certificates" => certificates::collect(context),
         "disk" => disk::collect(context),
+        "drift" => drift::collect(context),
+        "encryption" => encryption::collect(context).await,
         "firewall" => firewall::collect(context).await,
+        "inventory" => inventory::collect(context),
+        "kernel" => kernel::collect(context),
         "logging" => logging::collect(context).await,
+        "own_health" => own_health::collect(context),
+        "patching" => patching::collect(context).await,
+        "ports" => sockets::collect(context),
         "restore" => restore::collect(context).await,
+        "sessions" => sessions::collect(context),
         "ssh" => ssh::collect(context).await,
+        "time" => time::collect(context).await,
         "units" => units::collect(context).await,
         _ => nothing(ProblemKind::Missing, format!("no collector is called `{name}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Catalog;
+    use crate::domain::runbook::{COLLECTORS, FactSource};
+
+    /// On a machine with nothing on it every collector answers, and no runbook makes a pass of that.
+    #[test]
+    fn every_collector_is_dispatched_and_knows_what_it_does_not_know() {
+        let catalog = Catalog::load(None).unwrap();
+        let mut left: Vec<&str> = COLLECTORS.to_vec();
+        for runbook in catalog.runbooks.values() {
+            let FactSource::Collector(name) = &runbook.detect.source else { continue };
+            left.retain(|known| known != name);
+            let finding = fixture::Tree::new().finding(runbook.id.as_str(), &serde_json::json!({}));
+            let said = finding.observation.problems.iter().any(|problem| problem.say.contains("no collector"));
+            assert!(!said, "{name} is not dispatched");
+            assert_ne!(finding.verdict.word(), "pass", "{}: {:?}", runbook.id, finding.observation);
+            assert_ne!(finding.verdict.word(), "warn", "{}: {:?}", runbook.id, finding.observation);
+        }
+        assert_eq!(left, Vec::<&str>::new(), "collectors without a runbook");
     }
 }

@@ -73,10 +73,12 @@ impl Facts {
         self.problem(name, error.kind(), error.to_string());
     }
 
-    /// Notes one obstacle for several facts.
+    /// Notes one obstacle for those of several facts that are not set.
     pub fn fail_all(&mut self, names: &[&str], error: &HostError) {
         for name in names {
-            self.fail(name, error);
+            if !self.facts.contains_key(*name) {
+                self.fail(name, error);
+            }
         }
     }
 

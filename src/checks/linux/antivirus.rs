@@ -29,7 +29,7 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
         None => Ok(None),
     };
     match (&scanner, &units) {
-        (Ok(Some(_)), _) | (Err(_), _) => facts.set("installed", true),
+        (Ok(Some(_)) | Err(_), _) => facts.set("installed", true),
         (Ok(None), Ok(units)) => facts.set("installed", units.iter().any(Unit::installed)),
         (Ok(None), Err(error)) => facts.fail("installed", error),
     }
@@ -231,7 +231,7 @@ mod tests {
         let settings = json!({"socket": at("clamd.ctl")});
         on_runtime(async {
             let config = format!("--config-file={}", at("clamd.conf"));
-            let daemon = Cmd::new(["clamd".to_owned(), config]).timeout(std::time::Duration::from_secs(60));
+            let daemon = Cmd::new(["clamd".to_owned(), config]).timeout(std::time::Duration::from_mins(1));
             let probe = async {
                 for _ in 0..300 {
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;

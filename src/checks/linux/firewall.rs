@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::nft::{Family, Gate, Ruleset, canonical};
-use super::ports::Ports;
 use crate::checks::run::{Context, Facts};
 use crate::crypto::sha256_hex;
 use crate::domain::finding::Observation;

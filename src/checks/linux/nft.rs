@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::nft_match::{Condition, verdicts};
+use super::nft_match::{Condition, Rest, verdicts};
 use super::ports::Ports;
 
 /// Deepest nesting of chains; the kernel allows 16.
@@ -112,7 +112,7 @@ impl Ruleset {
                 Fate::Continue => chain.policy.as_deref() == Some("drop"),
             };
             if drops {
-                gate.opened = if gate.default_drop { gate.opened.and(walk.opened) } else { walk.opened };
+                gate.opened = if gate.default_drop { gate.opened.and(&walk.opened) } else { walk.opened };
                 gate.default_drop = true;
             }
         }
@@ -138,7 +138,7 @@ impl Family {
 
 impl Opened {
     /// What both let through.
-    fn and(&self, other: Self) -> Self {
+    fn and(&self, other: &Self) -> Self {
         Self {
             established: self.established && other.established,
             loopback: self.loopback && other.loopback,
@@ -218,12 +218,12 @@ impl Walk<'_> {
             let has = |name: &str| protocols.contains(name);
             opened.tcp = opened.tcp.or(has("tcp").then(Ports::all).as_ref());
             opened.udp = opened.udp.or(has("udp").then(Ports::all).as_ref());
-        } else if condition.opaque {
-            opened.opaque += 1;
-        } else if condition.narrow {
-            opened.narrow += 1;
         } else {
-            (opened.tcp, opened.udp) = (Ports::all(), Ports::all());
+            match condition.rest {
+                Rest::Nothing => (opened.tcp, opened.udp) = (Ports::all(), Ports::all()),
+                Rest::Narrow => opened.narrow += 1,
+                Rest::Opaque => opened.opaque += 1,
+            }
         }
     }
 
@@ -253,8 +253,8 @@ fn steady(value: &Value) -> Value {
                 flags.as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "timeout" || flag == "dynamic"))
             });
             let keep = |key: &str| {
-                !matches!(key, "handle" | "index" | "packets" | "bytes" | "used" | "expires")
-                    && !(key == "elem" && comes_and_goes)
+                let counts = matches!(key, "handle" | "index" | "packets" | "bytes" | "used" | "expires");
+                !counts && (key != "elem" || !comes_and_goes)
             };
             Value::Object(
                 object.iter().filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), steady(value))).collect(),

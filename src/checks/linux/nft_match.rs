@@ -22,10 +22,20 @@ pub(super) struct Condition {
     pub(super) protocols: Option<BTreeSet<String>>,
     /// IPv4 only, IPv6 only.
     family: [bool; 2],
-    /// Anything else that only some packets are.
-    pub(super) narrow: bool,
+    /// Whatever else it has to be.
+    pub(super) rest: Rest,
+}
+
+/// What a condition asks beyond ports, protocols and connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rest {
+    /// Nothing more.
+    #[default]
+    Nothing,
+    /// Something only some packets are: an address, an interface, a rate.
+    Narrow,
     /// Something that cannot be read.
-    pub(super) opaque: bool,
+    Opaque,
 }
 
 /// The name of a verdict, and where it jumps to.
@@ -59,13 +69,12 @@ impl Condition {
             udp: both(self.udp.as_ref(), other.udp.as_ref(), Ports::and),
             protocols: both(self.protocols.as_ref(), other.protocols.as_ref(), |a, b| a & b),
             family: [self.family[0] || other.family[0], self.family[1] || other.family[1]],
-            narrow: self.narrow || other.narrow,
-            opaque: self.opaque || other.opaque,
+            rest: self.rest.max(other.rest),
         }
     }
 
     fn narrow() -> Self {
-        Self { narrow: true, ..Self::default() }
+        Self { rest: Rest::Narrow, ..Self::default() }
     }
 
     fn only(family: Family) -> Self {
@@ -96,8 +105,8 @@ pub(super) fn verdicts<'a>(rule: &'a [Value], sets: &Sets<'_>) -> Vec<(Condition
                 found.push((condition.clone(), (kind.as_str(), body.get("target").and_then(Value::as_str))));
             }
             "vmap" => found.extend(mapped(body, &condition, sets)),
-            "xt" => condition.opaque = true,
-            "limit" | "ct count" | "quota" => condition.narrow = true,
+            "xt" => condition.rest = Rest::Opaque,
+            "limit" | "ct count" | "quota" => condition.rest = condition.rest.max(Rest::Narrow),
             // Counting, logging and marking decide nothing.
             _ => {}
         }
@@ -110,7 +119,7 @@ fn mapped<'a>(body: &'a Value, outer: &Condition, sets: &Sets<'_>) -> Vec<(Condi
     let pairs = body.pointer("/data/set").and_then(Value::as_array);
     let Some(pairs) = pairs else {
         // A named map: what it decides may change without the ruleset changing.
-        return vec![(Condition { opaque: true, ..outer.clone() }, ("queue", None))];
+        return vec![(Condition { rest: Rest::Opaque, ..outer.clone() }, ("queue", None))];
     };
     let verdict = |pair: &'a Value| {
         let (element, verdict) = (pair.get(0)?, pair.get(1)?.as_object()?.iter().next()?);

@@ -1,4 +1,4 @@
-//! Listening sockets, from the kernel's own tables, and the program behind each; also sets of ports.
+//! Sets of ports.
 
 /// A set of ports as merged, ascending ranges.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -128,7 +128,7 @@ impl<'a> Repository<'a> {
             Tool::Restic => vec!["restic", "--no-lock", "--no-cache", "ls", "--json", &snapshot.id],
             Tool::Borg => vec!["borg", "--bypass-lock", "list", "--json-lines", &archive],
         };
-        let output = self.ask(args, Duration::from_secs(600)).await?;
+        let output = self.ask(args, Duration::from_mins(10)).await?;
         let mut files = Vec::new();
         for line in output.stdout.lines() {
             match serde_json::from_str::<Value>(line) {
@@ -155,7 +155,7 @@ impl<'a> Repository<'a> {
                 Tool::Borg => argv.push(format!("pp:{}", file.path.trim_start_matches('/'))),
             }
         }
-        self.host.run(self.with_env(Cmd::new(argv)).dir(into).timeout(Duration::from_secs(1500))).await
+        self.host.run(self.with_env(Cmd::new(argv)).dir(into).timeout(Duration::from_mins(25))).await
     }
 
     fn entry(&self, node: &Value) -> Option<Entry> {

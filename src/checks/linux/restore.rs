@@ -12,34 +12,27 @@ use crate::host::HostError;
 /// Facts: `repository`, `snapshot`, `test`. No file is named: names may be about patients.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
-    let repository = match Repository::configured(context) {
-        Ok(Some(repository)) => repository,
-        Ok(None) => {
-            for name in ["repository", "snapshot", "test"] {
-                facts.set(name, Value::Null);
-            }
-            return facts.into();
-        }
-        Err(error) => {
-            facts.fail_all(&["repository", "snapshot", "test"], &error);
-            return facts.into();
-        }
-    };
-    facts.learn("repository", repository.fact());
-    match repository.snapshots().await {
-        Ok(snapshots) => match snapshots.first() {
-            Some(newest) => {
-                facts.set("snapshot", json!({"age_min": age_min(context, newest)}));
-                facts.learn("test", test(context, &repository, newest).await);
-            }
-            None => {
-                facts.set("snapshot", Value::Null);
-                facts.set("test", Value::Null);
-            }
-        },
-        Err(error) => facts.fail_all(&["snapshot", "test"], &error),
+    if let Err(error) = run(context, &mut facts).await {
+        facts.fail_all(&["repository", "snapshot", "test"], &error);
     }
     facts.into()
+}
+
+async fn run(context: Context<'_>, facts: &mut Facts) -> Result<(), HostError> {
+    let configured = Repository::configured(context)?;
+    let about = configured.as_ref().map(Repository::fact).transpose()?;
+    let present = about.as_ref().is_some_and(|fact| fact.get("present") == Some(&json!(true)));
+    facts.set("repository", about);
+    if let Some(repository) = configured.filter(|_| present)
+        && let Some(newest) = repository.snapshots().await?.first()
+    {
+        facts.set("snapshot", json!({"age_min": age_min(context, newest)}));
+        facts.set("test", test(context, &repository, newest).await?);
+    } else {
+        facts.set("snapshot", Value::Null);
+        facts.set("test", Value::Null);
+    }
+    Ok(())
 }
 
 /// What came back.
@@ -128,7 +121,7 @@ fn same_second(a: Option<jiff::Timestamp>, b: Option<jiff::Timestamp>) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::super::fixture::{Tree, finding, on_runtime, words};
     use super::*;
     use crate::host::{Cmd, Host};
@@ -136,13 +129,13 @@ pub(super) mod tests {
     const ID: &str = "RB-RESTORE-001";
 
     /// A real repository with three files in it.
-    pub(in super::super) struct Lab {
+    struct Lab {
         dir: tempfile::TempDir,
         tool: &'static str,
     }
 
     impl Lab {
-        pub(in super::super) fn new(tool: &'static str) -> Option<Self> {
+        fn new(tool: &'static str) -> Option<Self> {
             if !Host::live().has(tool) {
                 eprintln!("skipped: {tool} is not installed");
                 return None;
@@ -162,20 +155,15 @@ pub(super) mod tests {
             self.dir.path().join(name).display().to_string()
         }
 
-        pub(in super::super) fn source(&self) -> String {
-            self.at("src")
-        }
-
         fn snapshot(&self) {
-            let source = self.source();
-            self.run(
-                if self.tool == "borg" { vec!["create", "::one", &source] } else { vec!["backup", &source] }.as_slice(),
-            );
+            match self.tool {
+                "borg" => self.run(&["create", "::one", &self.at("src")]),
+                _ => self.run(&["backup", &self.at("src")]),
+            }
         }
 
         fn run(&self, args: &[&str]) {
-            let argv = [&[self.tool], args].concat();
-            let cmd = Cmd::new(argv)
+            let cmd = Cmd::new([&[self.tool], args].concat())
                 .env("RESTIC_REPOSITORY", self.at("repo"))
                 .env("RESTIC_PASSWORD_FILE", self.at("pw"))
                 .env("BORG_REPO", self.at("repo"))
@@ -184,8 +172,33 @@ pub(super) mod tests {
             assert!(output.success(), "{}", output.stderr);
         }
 
-        pub(in super::super) fn settings(&self) -> Value {
+        fn settings(&self) -> Value {
             json!({"tool": self.tool, "repository": self.at("repo"), "password_file": self.at("pw")})
+        }
+
+        /// The backup check and the restore test both find it in order.
+        fn comes_back(&self) {
+            let mut settings = self.settings();
+            settings["paths"] = json!([self.at("src")]);
+            let backup = finding(&Host::live(), "RB-BACKUP-001", &settings, &json!({}));
+            assert_eq!(
+                (&backup.observation.problems[..], &backup.observation.facts["encrypted"]),
+                (&[][..], &json!(true))
+            );
+            let (verdict, reasons, facts) = self.judge();
+            assert_eq!((verdict, reasons), ("pass", vec![]), "{facts}");
+            let test = &facts["test"];
+            assert_eq!((&test["restored"], &test["same"], &test["bytes"]), (&json!(3), &json!(3), &json!(11)));
+            assert_eq!(test["wiped"], json!(true));
+            let left = std::fs::read_dir(self.dir.path()).unwrap().count();
+            assert_eq!(left, 3, "only repository, password and source are left");
+            assert!(!facts.to_string().contains("b c"), "file names stay here");
+        }
+
+        fn lose_index(&self) {
+            for entry in std::fs::read_dir(self.at("repo/index")).unwrap() {
+                std::fs::remove_file(entry.unwrap().path()).unwrap();
+            }
         }
 
         fn judge(&self) -> (&'static str, Vec<String>, Value) {
@@ -198,52 +211,28 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn files_really_come_back() {
-        for tool in ["restic", "borg"] {
-            let Some(lab) = Lab::new(tool) else { continue };
-            let (verdict, reasons, facts) = lab.judge();
-            assert_eq!((verdict, reasons), ("pass", vec![]), "{tool}: {facts}");
-            let test = &facts["test"];
-            assert_eq!(
-                (&test["restored"], &test["same"], &test["bytes"]),
-                (&json!(3), &json!(3), &json!(11)),
-                "{tool}"
-            );
-            assert_eq!(test["wiped"], json!(true));
-            let left = std::fs::read_dir(lab.dir.path()).unwrap().count();
-            assert_eq!(left, 3, "{tool}: only repository, password and source are left");
-            assert!(!facts.to_string().contains("b c"), "file names stay here");
-        }
+    fn files_really_come_back_from_borg() {
+        let Some(lab) = Lab::new("borg") else { return };
+        lab.comes_back();
     }
 
     #[test]
-    fn a_file_that_differs_without_having_been_changed_fails() {
+    fn files_really_come_back_from_restic_and_damage_is_found() {
         let Some(lab) = Lab::new("restic") else { return };
-        let path = lab.at("src/a");
-        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
-        std::fs::write(&path, "0ne").unwrap();
-        std::fs::File::open(&path).unwrap().set_modified(modified).unwrap();
-        let (verdict, reasons, _) = lab.judge();
-        assert_eq!((verdict, reasons), ("fail", vec!["content_differs".into()]));
-        std::fs::write(&path, "changed by its owner").unwrap();
-        assert_eq!(lab.judge().0, "pass");
-        std::fs::remove_file(&path).unwrap();
-        let (verdict, _, facts) = lab.judge();
-        assert_eq!((verdict, &facts["test"]["no_counterpart"]), ("pass", &json!(1)));
-    }
-
-    #[test]
-    fn a_damaged_repository_fails() {
-        let Some(lab) = Lab::new("restic") else { return };
-        let mut dirs = vec![std::path::PathBuf::from(lab.at("repo/data"))];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() { dirs.push(path) } else { std::fs::remove_file(path).unwrap() }
-            }
-        }
+        lab.comes_back();
+        let (changed, gone) = (lab.at("src/a"), lab.at("src/d"));
+        let modified = std::fs::metadata(&changed).unwrap().modified().unwrap();
+        std::fs::write(&changed, "0ne").unwrap();
+        std::fs::File::open(&changed).unwrap().set_modified(modified).unwrap();
+        std::fs::remove_file(&gone).unwrap();
         let (verdict, reasons, facts) = lab.judge();
-        assert_eq!((verdict, reasons), ("fail", vec!["restore_failed".into(), "nothing_restored".into()]), "{facts}");
+        assert_eq!((verdict, reasons), ("fail", vec!["content_differs".into()]));
+        assert_eq!((&facts["test"]["no_counterpart"], &facts["test"]["same"]), (&json!(1), &json!(1)));
+        std::fs::write(&changed, "changed by its owner").unwrap();
+        assert_eq!(lab.judge().0, "pass");
+        lab.lose_index();
+        let (verdict, reasons, _) = lab.judge();
+        assert_eq!((verdict, reasons), ("fail", vec!["restore_failed".into(), "nothing_restored".into()]));
     }
 
     #[test]
@@ -251,6 +240,8 @@ pub(super) mod tests {
         let finding = Tree::new().finding(ID, &json!({}));
         assert_eq!(words(&finding), ("fail", vec!["not_configured".into()]));
         assert!(finding.is_never_configured());
+        let gone = Tree::new().judge(ID, &json!({"repository": "/gone"}));
+        assert_eq!(gone, ("fail", vec!["repository_missing".into()]));
         let no_tool = Tree::new().file("/backup/config", "x").judge(ID, &json!({"repository": "/backup"}));
         assert_eq!(no_tool.0, "unknown");
     }

@@ -1,0 +1,145 @@
+//! What this computer is: hardware, disks, network interfaces and software, without names, addresses or serial numbers.
+
+use serde_json::{Value, json};
+
+use super::release::Release;
+use crate::checks::run::{Context, Facts};
+use crate::domain::finding::Observation;
+use crate::host::{Host, HostError};
+
+/// Block devices that are not disks of their own.
+const NO_DISKS: &[&str] = &["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
+
+/// Facts: `machine`, `cpu`, `memory_mb`, `disks`, `interfaces`, `system`, `kernel`.
+pub(super) fn collect(context: Context<'_>) -> Observation {
+    let mut facts = Facts::default();
+    let host = context.host;
+    facts.set("machine", machine(host));
+    facts.learn("cpu", cpu(host));
+    facts.learn("memory_mb", memory_mb(host));
+    facts.learn("disks", disks(host));
+    facts.learn("interfaces", interfaces(host));
+    let system = Release::read(host);
+    facts.learn(
+        "system",
+        system.map(|release| json!({"id": release.id, "version": release.version, "name": release.name})),
+    );
+    facts.learn("kernel", host.read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()));
+    facts.into()
+}
+
+/// A word from a file of the kernel; null where the hardware does not say.
+fn word(host: &Host, path: &str) -> Value {
+    let text = host.read(path).unwrap_or_default();
+    if text.trim().is_empty() { Value::Null } else { json!(text.trim()) }
+}
+
+fn machine(host: &Host) -> Value {
+    let word = |name: &str| word(host, &format!("/sys/class/dmi/id/{name}"));
+    json!({"vendor": word("sys_vendor"), "model": word("product_name"), "firmware": word("bios_version")})
+}
+
+fn cpu(host: &Host) -> Result<Value, HostError> {
+    let text = host.read("/proc/cpuinfo")?;
+    let pairs: Vec<(&str, &str)> =
+        text.lines().filter_map(|line| line.split_once(':')).map(|(key, value)| (key.trim(), value.trim())).collect();
+    let count = pairs.iter().filter(|(key, _)| *key == "processor").count();
+    if count == 0 {
+        return Err(HostError::Garbage { what: "/proc/cpuinfo".to_owned(), why: "no processor in it".to_owned() });
+    }
+    let model = pairs.iter().find(|(key, _)| *key == "model name").map(|(_, model)| *model);
+    Ok(json!({"count": count, "model": model}))
+}
+
+fn memory_mb(host: &Host) -> Result<u64, HostError> {
+    let text = host.read("/proc/meminfo")?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: Option<u64> = total.and_then(|total| total.split_whitespace().next()?.parse().ok());
+    kib.map(|kib| kib / 1024)
+        .ok_or(HostError::Garbage { what: "/proc/meminfo".to_owned(), why: "no MemTotal".to_owned() })
+}
+
+fn disks(host: &Host) -> Result<Value, HostError> {
+    let mut disks = Vec::new();
+    for name in host.list("/sys/block")? {
+        if NO_DISKS.iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
+        let at = format!("/sys/block/{name}");
+        let text = host.read(&format!("{at}/size"))?;
+        let sectors: u64 = text
+            .trim()
+            .parse()
+            .map_err(|_| HostError::Garbage { what: format!("{at}/size"), why: "no number".to_owned() })?;
+        let flag = |file: &str| host.read(&format!("{at}/{file}")).ok().map(|text| text.trim() == "1");
+        // An empty card reader is no disk.
+        if sectors > 0 {
+            disks.push(json!({
+                "name": name, "size_gb": sectors.saturating_mul(512) / 1_000_000_000,
+                "model": word(host, &format!("{at}/device/model")),
+                "rotational": flag("queue/rotational"), "removable": flag("removable"),
+            }));
+        }
+    }
+    Ok(Value::Array(disks))
+}
+
+fn interfaces(host: &Host) -> Result<Value, HostError> {
+    let mut interfaces = Vec::new();
+    for name in host.list("/sys/class/net")?.into_iter().filter(|name| name != "lo") {
+        let at = format!("/sys/class/net/{name}");
+        interfaces.push(json!({
+            "name": name, "state": word(host, &format!("{at}/operstate")),
+            "wireless": host.exists(&format!("{at}/wireless")) || host.exists(&format!("{at}/phy80211")),
+            "virtual": !host.exists(&format!("{at}/device")),
+        }));
+    }
+    Ok(Value::Array(interfaces))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Tree;
+    use super::*;
+
+    const ID: &str = "RB-LNX-INVENTORY-001";
+
+    fn machine() -> Tree {
+        Tree::new()
+            .file("/sys/class/dmi/id/sys_vendor", "Dell Inc.\n")
+            .file("/sys/class/dmi/id/product_serial", "SECRET1\n")
+            .file(
+                "/proc/cpuinfo",
+                "processor\t: 0\nmodel name\t: Intel(R) N100\n\nprocessor\t: 1\nmodel name\t: Intel(R) N100\n",
+            )
+            .file("/proc/meminfo", "MemTotal:       16384000 kB\nMemFree: 1 kB\n")
+            .file("/sys/block/sda/size", "1953525168\n")
+            .file("/sys/block/sda/queue/rotational", "0\n")
+            .file("/sys/block/loop0/size", "8\n")
+            .file("/sys/class/net/eth0/operstate", "up\n")
+            .file("/sys/class/net/eth0/address", "aa:bb:cc:dd:ee:ff\n")
+            .file("/etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n")
+            .file("/proc/sys/kernel/osrelease", "6.1.0\n")
+    }
+
+    #[test]
+    fn a_computer_is_described_without_naming_it() {
+        let found = machine().finding(ID, &json!({}));
+        assert_eq!(found.verdict.word(), "pass", "{:?}", found.reasons);
+        let facts = &found.observation.facts;
+        assert_eq!(facts["cpu"], json!({"count": 2, "model": "Intel(R) N100"}));
+        assert_eq!((&facts["memory_mb"], &facts["disks"][0]["size_gb"]), (&json!(16000), &json!(1000)));
+        assert_eq!(facts["disks"].as_array().unwrap().len(), 1);
+        let shown = facts.to_string();
+        assert!(!shown.contains("SECRET1") && !shown.contains("aa:bb"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_missing_is_unknown_and_nothing_is_incomplete() {
+        assert_eq!(Tree::new().judge(ID, &json!({})).0, "unknown");
+        let bare = machine().file("/sys/block/sda/size", "0\n").judge(ID, &json!({}));
+        assert_eq!(bare, ("warn", vec!["no_disks".into()]));
+        assert_eq!(machine().file("/proc/cpuinfo", "?").judge(ID, &json!({})).0, "unknown");
+        assert_eq!(machine().file("/sys/block/sda/size", "?").judge(ID, &json!({})).0, "unknown");
+    }
+}
