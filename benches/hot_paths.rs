@@ -194,7 +194,12 @@ fn start_and_rest() {
     run(&["keys", "init"]);
     let mut starts: Vec<Duration> = (0..20).map(|_| run(&["mode"])).collect();
     starts.sort();
-    row("cold start: open state, answer, exit", &format!("{:.1} ms", micros(starts.swap_remove(10)) / 1000.0), "", "<= 50 ms");
+    row(
+        "cold start: open state, answer, exit",
+        &format!("{:.1} ms", micros(starts.swap_remove(10)) / 1000.0),
+        "",
+        "<= 50 ms",
+    );
     let mut agent = Command::new(program)
         .arg("agent")
         .env("MALACHOR__AGENT__STATE_DIR", &state)

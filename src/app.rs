@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -44,6 +45,8 @@ pub struct App {
     pub scrubber: Arc<Scrubber>,
     /// When disruptive work may run.
     pub windows: Windows,
+    /// When this process last made progress.
+    pub progress: Progress,
     settings: Arc<BTreeMap<CheckId, Map<String, Value>>>,
 }
 
@@ -101,6 +104,26 @@ impl Clock {
     }
 }
 
+/// When a process last made progress, shared by all who hold the same [`App`].
+#[derive(Debug, Clone)]
+pub struct Progress(Arc<AtomicI64>);
+
+impl Progress {
+    fn starting(now: Timestamp) -> Self {
+        Self(Arc::new(AtomicI64::new(now.as_second())))
+    }
+
+    /// Progress was made now.
+    pub fn made(&self, now: Timestamp) {
+        self.0.store(now.as_second(), Ordering::Relaxed);
+    }
+
+    /// When it was, in seconds of the epoch.
+    pub fn at(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl App {
     /// Builds the capabilities. The state directory is created where it is missing; keys must exist.
     pub fn open(loaded: Loaded, host: Host, clock: Clock) -> Result<Self, AppError> {
@@ -117,6 +140,7 @@ impl App {
             catalog: Arc::new(catalog),
             host,
             store,
+            progress: Progress::starting(clock.now()),
             clock,
             identity: Arc::new(identity),
             scrubber,

@@ -6,6 +6,7 @@ mod decide;
 mod executor;
 mod journal;
 mod lock;
+mod own;
 pub mod people;
 mod pipeline;
 mod proof;

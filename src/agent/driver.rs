@@ -134,7 +134,8 @@ async fn pulse(app: &App) {
         Ok((waiting, size)) => {
             METRICS.outbox.set(i64::try_from(waiting).unwrap_or(i64::MAX));
             METRICS.log_size.set(i64::try_from(size).unwrap_or(i64::MAX));
-            METRICS.progress.set(app.clock.now().as_second());
+            app.progress.made(app.clock.now());
+            METRICS.progress.set(app.progress.at());
             notify(&[NotifyState::Watchdog]);
         }
         Err(error) => tracing::error!("the store does not answer: {error}"),

@@ -47,7 +47,7 @@ pub struct CheckRun {
 
 /// Reads and judges the facts of a check now; nothing is stored.
 pub async fn look(app: &App, runbook: &Runbook) -> Finding {
-    let own = own_facts(app).await;
+    let own = super::own::facts(app).await;
     let settings = app.settings(&runbook.id);
     let context = Context { host: &app.host, settings, now: app.clock.now(), own: &own };
     let observation = checks::observe(runbook, context).await;
@@ -297,26 +297,4 @@ fn ask_person(
 
 pub(super) fn fresh_id(app: &App, kind: RecordKind) -> Result<RecordId, HealError> {
     app.new_id(kind).map_err(|error| HealError::Refused(error.to_string()))
-}
-
-/// What the agent knows about itself, for its own health check.
-async fn own_facts(app: &App) -> Value {
-    let now = app.clock.now();
-    let read = app.store.read(|tx| Ok((tx.outbox()?, tx.integrity()?))).await;
-    let (outbox, integrity) = match read {
-        Ok(((depth, oldest), integrity)) => {
-            let age = oldest.map(|oldest| now.duration_since(oldest).as_hours());
-            (json!({"depth": depth, "oldest_age_h": age}), json!(integrity.unwrap_or_else(|| "ok".to_owned())))
-        }
-        Err(error) => (Value::Null, json!(error.to_string())),
-    };
-    let space = app.host.fs_usage(&app.state_dir().display().to_string()).ok();
-    let free = space.and_then(|space| (space.bytes_available * 100).checked_div(space.bytes_total));
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "binary_sha256": app.identity.binary_sha256(),
-        "outbox": outbox,
-        "integrity": integrity,
-        "state_free_percent": free,
-    })
 }

@@ -1,0 +1,40 @@
+//! What Malachor knows about itself, for the check of its own health.
+
+use serde_json::{Value, json};
+
+use crate::app::App;
+
+/// Store, log, room and progress. What cannot be learned is left out, so that it is unknown.
+pub(super) async fn facts(app: &App) -> Value {
+    let now = app.clock.now();
+    let mut facts = serde_json::Map::from_iter([
+        ("version".to_owned(), json!(env!("CARGO_PKG_VERSION"))),
+        ("binary_sha256".to_owned(), json!(app.identity.binary_sha256())),
+        ("last_progress_age_s".to_owned(), json!(now.as_second().saturating_sub(app.progress.at()))),
+    ]);
+    let head = app.identity.public().map(|(_, head, _)| head);
+    let read = app.store.read(move |tx| {
+        let damage = match tx.integrity()? {
+            Some(words) => Some(words),
+            None => head.ok().and_then(|key| tx.check_head(&key).err()).map(|error| error.to_string()),
+        };
+        Ok((tx.log_size()?, tx.outbox()?.0, damage))
+    });
+    match read.await {
+        Ok((entries, waiting, damage)) => {
+            facts.insert("entries".to_owned(), json!(entries));
+            facts.insert("outbox_depth".to_owned(), json!(waiting));
+            // Nothing is late while no server is configured to take it.
+            facts.insert("oldest_outbox_age_h".to_owned(), Value::Null);
+            facts.insert("integrity".to_owned(), json!({"ok": damage.is_none(), "error": damage}));
+        }
+        Err(error) => {
+            facts.insert("integrity".to_owned(), json!({"ok": false, "error": error.to_string()}));
+        }
+    }
+    let space = app.host.fs_usage(&app.state_dir().display().to_string()).ok();
+    if let Some(free) = space.and_then(|space| (space.bytes_available * 100).checked_div(space.bytes_total)) {
+        facts.insert("db_free_percent".to_owned(), json!(free));
+    }
+    Value::Object(facts)
+}
