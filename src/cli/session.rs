@@ -1,5 +1,6 @@
 //! What every command starts from: the layered configuration, the printer, the person at the keyboard.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::app::{App, Clock, init_keys, keys_exist};
@@ -98,7 +99,8 @@ impl<'a> Session<'a> {
         let dir = if copied {
             private_copy(&database).map_err(|error| Failure::unavailable(&error))?
         } else {
-            tempfile::Builder::new().prefix("malachor-plan-").tempdir().map_err(io)?
+            let private = std::fs::Permissions::from_mode(0o700);
+            tempfile::Builder::new().prefix("malachor-plan-").permissions(private).tempdir().map_err(io)?
         };
         let path = dir.path().to_owned();
         let loaded = loaded.with_flag("agent.state_dir", "--dry-run", |config| config.agent.state_dir = path);

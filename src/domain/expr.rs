@@ -18,6 +18,10 @@ static LANGUAGE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     language.set_undefined_behavior(UndefinedBehavior::Strict);
     language.set_fuel(Some(FUEL));
     language.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    // A file's content is written as it stands in the runbook, its last line end included.
+    if let Ok(syntax) = minijinja::syntax::SyntaxConfig::builder().keep_trailing_newline(true).build() {
+        language.set_syntax(syntax);
+    }
     language
 });
 
@@ -299,6 +303,8 @@ mod tests {
     fn text_renders_or_names_what_is_missing() {
         let text = Text::compile("age {{ facts.age }} h", &["facts"]).unwrap();
         assert_eq!(text.render(&Scope::new([("facts", json!({"age": 3}))])).unwrap(), "age 3 h");
+        let file = Text::compile("PasswordAuthentication no\n", &[]).unwrap();
+        assert_eq!(file.render(&Scope::new([])).unwrap(), "PasswordAuthentication no\n");
         assert_eq!(text.render(&Scope::new([("facts", json!({}))])).unwrap_err().message, "fact `age` is not known");
     }
 }

@@ -1,6 +1,7 @@
 //! A real restore test: a few files from the newest snapshot, restored to a private place, compared, and wiped again.
 
 use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::backup::age_min;
 use super::repository::{Entry, Repository, Snapshot};
@@ -59,6 +60,8 @@ async fn test(context: Context<'_>, repository: &Repository<'_>, snapshot: &Snap
     let scratch = context.text("scratch").unwrap_or("/var/tmp");
     let dir = tempfile::Builder::new()
         .prefix("malachor-restore-")
+        // What comes back may be patients' files: nobody else may look.
+        .permissions(std::fs::Permissions::from_mode(0o700))
         .tempdir_in(context.host.path(scratch))
         .map_err(|error| HostError::from_io(scratch, &error))?;
     let name = dir.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -172,7 +173,9 @@ fn escaped(path: &Path) -> String {
 
 /// Copies the database and its WAL as they were at one moment.
 pub(crate) fn private_copy(path: &Path) -> Result<TempDir, SourceError> {
-    let dir = tempfile::Builder::new().prefix("malachor-verify-").tempdir().map_err(io_error(path))?;
+    let private = fs::Permissions::from_mode(0o700);
+    let builder = tempfile::Builder::new().prefix("malachor-verify-").permissions(private).tempdir();
+    let dir = builder.map_err(io_error(path))?;
     let pair = [path.to_owned(), beside(path, "-wal")];
     for _ in 0..COPIES {
         let before = pair.iter().map(|file| stamp(file)).collect::<Result<Vec<_>, _>>()?;
