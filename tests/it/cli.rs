@@ -1,0 +1,263 @@
+//! The program as people and programs meet it: help, exit statuses, JSON, the documentation's examples.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// A place of its own for one test: a state directory and a configuration.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new(config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let text = format!("[agent]\nstate_dir = {:?}\n{config}", state.display().to_string());
+        std::fs::write(dir.path().join("malachor.toml"), text).unwrap();
+        Self { dir }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let config = self.dir.path().join("malachor.toml");
+        program(&[&["--config", config.to_str().unwrap()], args].concat())
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        stdout(&output)
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+}
+
+fn program(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_malachor")).args(args).env("COLUMNS", "100").output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A check of a file's content, healed by writing it.
+const RUNBOOK: &str = r#"
+id: RB-TEST-FILE-001
+title: The file says so
+hipaa: ["164.312(b)"]
+severity: low
+target: host
+detect: { every: 1h, timeout: 5s, exec: [cat, "FACTS"] }
+expect:
+  - that: facts.state == "good"
+    reason: not_good
+    say: "It says {{ facts.state }}"
+remediate:
+  disruptive: false
+  tiers: [L1, L3]
+  snapshot: [ { files: ["FACTS"] } ]
+  steps: [ { file: { path: "FACTS", content: '{"state": "good"}', mode: "0644" } } ]
+rollback: [ { restore: snapshot } ]
+tests:
+  - { name: good, facts: { state: good }, verdict: pass }
+  - { name: bad, facts: { state: bad }, verdict: fail, reasons: [not_good] }
+"#;
+
+const RULES: &str = r#"
+rules:
+  - id: L1-FILE
+    priority: 1
+    when: check == "RB-TEST-FILE-001" and "not_good" in reasons
+    run: RB-TEST-FILE-001
+    cooldown: 1s
+    max_attempts: 2
+"#;
+
+/// A place whose catalogue has the file check, with the file saying `state`.
+fn with_file(mode: &str, state: &str) -> Place {
+    let place = Place::new("");
+    let facts = place.write("facts.json", &format!("{{\"state\": \"{state}\"}}"));
+    place.write("catalog/file.yaml", &RUNBOOK.replace("FACTS", &facts));
+    place.write("catalog/rules.yaml", RULES);
+    let catalog = place.dir.path().join("catalog");
+    let state_dir = place.dir.path().join("state");
+    let config = format!("[agent]\nstate_dir = {state_dir:?}\n[heal]\nmode = \"{mode}\"\n[catalog]\ndir = {catalog:?}\n");
+    place.write("malachor.toml", &config);
+    place.ok(&["keys", "init"]);
+    place
+}
+
+const FILE: &str = "RB-TEST-FILE-001";
+
+fn facts(place: &Place) -> String {
+    std::fs::read_to_string(place.dir.path().join("facts.json")).unwrap()
+}
+
+#[test]
+fn help_says_what_there_is() {
+    insta::assert_snapshot!("help", stdout(&program(&["--help"])));
+    insta::assert_snapshot!("help_heal", stdout(&program(&["heal", "--help"])));
+    insta::assert_snapshot!("help_evidence_verify", stdout(&program(&["evidence", "verify", "--help"])));
+}
+
+#[test]
+fn each_exit_status_is_reached() {
+    let status = |args: &[&str]| program(args).status.code();
+    assert_eq!(status(&["--version"]), Some(0));
+    assert_eq!(status(&["no-such-command"]), Some(2));
+    assert_eq!(status(&["--config", "/no/such/file", "config", "check"]), Some(2));
+    assert_eq!(status(&["evidence", "verify", "/no/such/log"]), Some(4));
+    let place = with_file("heal", "bad");
+    assert_eq!(place.run(&["check", "run", FILE]).status.code(), Some(1));
+    std::fs::remove_file(place.dir.path().join("facts.json")).unwrap();
+    assert_eq!(place.run(&["check", "run", FILE]).status.code(), Some(3), "unknown is not enough to say");
+}
+
+#[test]
+fn dry_run_shows_the_plan_and_changes_nothing() {
+    let place = with_file("heal", "bad");
+    let before = tree(place.dir.path());
+    let output = place.run(&["heal", "--dry-run", "--check", FILE]);
+    assert_eq!(output.status.code(), Some(1));
+    let shown = stdout(&output);
+    assert!(shown.contains("kill_switch") && shown.contains("-{\"state\": \"bad\"}") && shown.contains("would run now"), "{shown}");
+    assert_eq!(tree(place.dir.path()), before, "not even the state directory changes");
+}
+
+/// Every file below a directory with its bytes.
+fn tree(dir: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let mut files = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(tree(&path));
+        } else {
+            files.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+#[test]
+fn the_plan_that_is_printed_is_the_plan_that_runs() {
+    let place = with_file("heal", "bad");
+    let steps = |text: &str| -> Vec<serde_json::Value> {
+        text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["plan"]["steps"].clone()).collect()
+    };
+    let planned = steps(&stdout(&place.run(&["--json", "heal", "--dry-run", "--check", FILE])));
+    let applied = place.run(&["--json", "heal", "--apply", "--by", "tester", "--check", FILE]);
+    assert_eq!((applied.status.code(), steps(&stdout(&applied))), (Some(0), planned));
+    assert_eq!(facts(&place), "{\"state\": \"good\"}");
+    let verdict = place.run(&["evidence", "verify"]);
+    assert_eq!(verdict.status.code(), Some(0), "{}", stdout(&verdict));
+}
+
+#[test]
+fn a_guard_that_says_no_is_status_three_and_nothing_happens() {
+    let place = with_file("observe", "bad");
+    assert_eq!(place.run(&["heal", "--apply", "--by", "tester", "--check", FILE]).status.code(), Some(3));
+    place.ok(&["mode", "heal", "--by", "tester"]);
+    place.ok(&["kill-switch", "on", "--by", "tester"]);
+    assert_eq!(place.run(&["heal", "--apply", "--by", "tester", "--check", FILE]).status.code(), Some(3));
+    assert_eq!(facts(&place), "{\"state\": \"bad\"}");
+    place.ok(&["kill-switch", "off", "--by", "tester"]);
+    place.ok(&["heal", "--apply", "--by", "tester", "--check", FILE]);
+    assert_eq!(facts(&place), "{\"state\": \"good\"}");
+}
+
+#[test]
+fn an_exception_keeps_healing_away_until_it_is_removed() {
+    let place = with_file("heal", "bad");
+    let refused = ["exception", "add", "--runbook", FILE, "--reason", "r", "--owner", "lee", "--approver", "Lee", "--expires", "2099-01-01"];
+    let output = place.run(&refused);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("cannot approve an exception they own"), "{}", stderr(&output));
+    let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48)).to_string();
+    let add = ["exception", "add", "--runbook", FILE, "--reason", "r", "--owner", "lee", "--approver", "ortiz", "--expires", &soon, "--effect", "no-heal"];
+    let id = place.ok(&add).split(' ').next().unwrap().to_owned();
+    assert!(place.ok(&["exception", "list"]).contains(&id));
+    let output = place.run(&["heal", "--apply", "--by", "tester", "--check", FILE]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stdout(&output).contains(&id), "{}", stdout(&output));
+    place.ok(&["exception", "remove", &id, "--by", "ortiz"]);
+    place.ok(&["heal", "--apply", "--by", "tester", "--check", FILE]);
+}
+
+#[test]
+fn evidence_is_listed_shown_exported_and_verified_from_files() {
+    let place = with_file("heal", "bad");
+    place.ok(&["heal", "--apply", "--by", "tester", "--check", FILE]);
+    assert!(place.ok(&["evidence", "list"]).contains("repaired"));
+    assert!(place.ok(&["evidence", "show", "0"]).contains("genesis"));
+    let out = place.dir.path().join("handed over").display().to_string();
+    place.ok(&["evidence", "export", "--out", &out]);
+    let key = |name: &str| place.dir.path().join("state/keys").join(name).display().to_string();
+    let (entry, head) = (key("entry.vkey"), key("head.pub.pem"));
+    assert_eq!(program(&["evidence", "verify", &out, "--key", &entry, "--key", &head]).status.code(), Some(0));
+    assert_eq!(program(&["evidence", "verify", &out]).status.code(), Some(3), "a key from the log itself proves little");
+    let other = tempfile::tempdir().unwrap();
+    let stranger = Place { dir: other };
+    stranger.write("malachor.toml", &format!("[agent]\nstate_dir = {:?}\n", stranger.dir.path().join("s")));
+    stranger.ok(&["keys", "init"]);
+    let foreign = stranger.dir.path().join("s/keys/entry.vkey").display().to_string();
+    assert_eq!(program(&["evidence", "verify", &out, "--key", &foreign]).status.code(), Some(1));
+}
+
+#[test]
+fn dev_once_checks_this_host_and_proves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("dev");
+    let output = program(&["--json", "dev", "--once", "--dir", state.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let lines: Vec<serde_json::Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let findings = lines.iter().filter(|line| line["schema"] == "malachor.finding/1").count();
+    assert_eq!(findings, malachor::catalog::Catalog::load(None).unwrap().runbooks.len());
+    assert_eq!(lines.last().unwrap()["exit"], 0);
+}
+
+#[test]
+fn the_documentation_lints_and_its_examples_hold() {
+    let place = Place::new("");
+    let doc = include_str!("../../docs/runbooks.md");
+    let blocks: Vec<&str> = doc.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [runbook, rules] = blocks.as_slice() else { panic!("the page has a runbook and rules") };
+    place.write("catalog/banner.yaml", runbook);
+    place.write("catalog/rules.yaml", rules);
+    let catalog = place.dir.path().join("catalog");
+    place.write("malachor.toml", &format!("[catalog]\ndir = {catalog:?}\n"));
+    place.ok(&["runbook", "test", "RB-MY-BANNER-001"]);
+    place.ok(&["rule", "test", "L1-BANNER"]);
+    let file = catalog.join("banner.yaml").display().to_string();
+    place.ok(&["runbook", "lint", &file]);
+    let broken = place.write("broken.yaml", &runbook.replace("drift  ", "drfit  "));
+    let output = place.run(&["runbook", "lint", &broken]);
+    assert_eq!(output.status.code(), Some(1));
+    insta::assert_snapshot!("lint", stdout(&output).replace(&broken, "broken.yaml"));
+}
+
+#[test]
+fn generated_pages_come_out() {
+    assert!(stdout(&program(&["completions", "bash"])).contains("_malachor"));
+    assert!(stdout(&program(&["man"])).contains(".TH malachor"));
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(program(&["man", "--out", dir.path().to_str().unwrap()]).status.code(), Some(0));
+    assert!(dir.path().join("malachor-heal.1").exists());
+}
+
+#[test]
+fn show_origin_says_where_a_value_came_from() {
+    let place = Place::new("heartbeat = \"2h\"\n");
+    let shown = place.ok(&["config", "show", "--origin"]);
+    assert!(shown.lines().any(|line| line.starts_with("agent.heartbeat = \"2h\"  # ") && line.ends_with("malachor.toml:3")), "{shown}");
+    assert!(shown.contains("heal.flap_count = 3  # default"));
+}
