@@ -45,3 +45,39 @@ fn the_binary_runs_inside() {
     let path = lab.install_binary();
     assert!(lab.run(&[path, "--help"]).status.success());
 }
+
+/// What systemd, journald, sshd and the kernel really answer can be read, and a fault shows under its word.
+#[test]
+fn collectors_read_a_real_host() {
+    let Some(lab) = Lab::boot("collectors") else { return };
+    let path = lab.install_binary();
+    lab.ok(&[path, "keys", "init"]);
+    let check = |id: &str| {
+        let out = lab.run(&[path, "--json", "check", "run", id]);
+        let line: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one finding");
+        let reasons = line["finding"]["reasons"].as_array().expect("reasons").clone();
+        let words =
+            reasons.iter().filter_map(|reason| reason["word"].as_str()).map(str::to_owned).collect::<Vec<String>>();
+        assert_eq!(line["finding"]["observation"]["problems"], serde_json::json!([]), "{id}");
+        (line["finding"]["verdict"].as_str().expect("a verdict").to_owned(), words)
+    };
+    let passes = |id: &str| assert_eq!(check(id), ("pass".to_owned(), vec![]), "{id}");
+    for id in ["RB-SERVICE-001", "RB-LNX-LOGGING-001", "RB-LNX-PORTS-001", "RB-LNX-ACCESS-001"] {
+        passes(id);
+    }
+    for id in ["RB-LNX-SSH-001", "RB-LNX-TIME-001", "RB-LNX-FIREWALL-001", "RB-LNX-AV-001", "RB-LNX-SESSION-001"] {
+        assert_eq!(check(id).0, "fail", "{id}: Debian as it comes");
+    }
+
+    lab.ok(&["systemctl", "stop", "syslog.socket", "rsyslog.service"]);
+    let (verdict, words) = check("RB-LNX-LOGGING-001");
+    assert!(verdict == "fail" && words.contains(&"syslog_down".to_owned()), "{words:?}");
+    lab.ok(&["systemctl", "start", "rsyslog.service"]);
+    passes("RB-LNX-LOGGING-001");
+
+    lab.write("/etc/systemd/system/broken.service", "[Service]\nExecStart=/bin/false\n", 0o644);
+    lab.ok(&["systemctl", "daemon-reload"]);
+    lab.run(&["systemctl", "start", "broken.service"]);
+    lab.run(&["sh", "-c", "while systemctl is-active -q broken.service; do sleep 0.1; done"]);
+    assert_eq!(check("RB-SERVICE-001"), ("fail".to_owned(), vec!["unit_failed".to_owned()]));
+}
