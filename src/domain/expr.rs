@@ -16,6 +16,10 @@ const FUEL: u64 = 200_000;
 static LANGUAGE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut language = Environment::new();
     language.set_undefined_behavior(UndefinedBehavior::Strict);
+    // A file ends as it was written.
+    if let Ok(syntax) = minijinja::syntax::SyntaxConfig::builder().keep_trailing_newline(true).build() {
+        language.set_syntax(syntax);
+    }
     language.set_fuel(Some(FUEL));
     language.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     language
@@ -299,6 +303,8 @@ mod tests {
     fn text_renders_or_names_what_is_missing() {
         let text = Text::compile("age {{ facts.age }} h", &["facts"]).unwrap();
         assert_eq!(text.render(&Scope::new([("facts", json!({"age": 3}))])).unwrap(), "age 3 h");
+        let file = Text::compile("a {{ facts.b }}\n", &["facts"]).unwrap();
+        assert_eq!(file.render(&Scope::new([("facts", json!({"b": 1}))])).unwrap(), "a 1\n");
         assert_eq!(text.render(&Scope::new([("facts", json!({}))])).unwrap_err().message, "fact `age` is not known");
     }
 }

@@ -81,3 +81,40 @@ fn collectors_read_a_real_host() {
     lab.run(&["sh", "-c", "while systemctl is-active -q broken.service; do sleep 0.1; done"]);
     assert_eq!(check("RB-SERVICE-001"), ("fail".to_owned(), vec!["unit_failed".to_owned()]));
 }
+
+const RULESET: &str = "flush ruleset
+table inet filter {
+  chain input {
+    type filter hook input priority 0; policy drop;
+    ct state established,related accept
+    iif lo accept
+    tcp dport 22 accept
+  }
+  chain forward { type filter hook forward priority 0; policy drop; }
+}
+";
+
+/// What ships heals a Debian as it comes, and has nothing left to do the second time.
+#[test]
+fn shipped_runbooks_heal_a_real_host() {
+    let Some(lab) = Lab::boot("runbooks") else { return };
+    let path = lab.install_binary();
+    lab.ok(&[path, "keys", "init"]);
+    lab.ok(&[path, "mode", "heal", "--by", "anna"]);
+    lab.ok(&["mkdir", "-p", "/root/.ssh"]);
+    lab.write("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA anna\n", 0o600);
+    lab.write("/etc/nftables.conf", RULESET, 0o644);
+    lab.ok(&["systemctl", "stop", "syslog.socket", "rsyslog.service"]);
+    lab.ok(&["sh", "-c", "rm -rf /var/log/journal; systemctl restart systemd-journald"]);
+
+    for id in ["RB-LNX-SESSION-001", "RB-LNX-SSH-001", "RB-LNX-FIREWALL-001", "RB-LNX-LOGGING-001"] {
+        // Some want to see a failure twice before they call it drift.
+        assert_eq!(lab.run(&[path, "check", "run", id]).status.code(), Some(1), "{id}");
+        lab.run(&[path, "check", "run", id]);
+        let healed = lab.ok(&[path, "heal", "--apply", "--by", "anna", "--check", id]);
+        assert!(healed.contains("1 healed"), "{id}: {healed}");
+        lab.ok(&[path, "check", "run", id]);
+        let again = lab.ok(&[path, "heal", "--apply", "--by", "anna", "--check", id]);
+        assert!(again.contains("0 healed, 0 did not help"), "{id}: {again}");
+    }
+}
