@@ -44,8 +44,8 @@ const AFTER: &str = "Without a command the configured role runs (role = \"agent\
 Examples:\n  malachor dev --once                      check this host once, with state in ./malachor-dev\n  \
 malachor heal --dry-run                  what would be done, and which guards would let it\n  \
 malachor evidence verify DIR --key FILE  check a log offline\n\n\
-Exit status: 0 all well, 1 it found something, 2 usage or configuration, 3 not enough to say or refused by a guard,\n\
-4 input unreadable or something unreachable, 5 internal, 130 interrupted.";
+Exit status:\n  0 all well; 1 it found something; 2 usage or configuration; 3 not enough to say, or refused by a guard;\n  \
+4 input unreadable or something unreachable; 5 internal; 130 interrupted";
 
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
@@ -69,14 +69,11 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check this host with state in ./malachor-dev, changing nothing on it
     Dev(dev::Dev),
-    /// Run the agent: check on a clock, heal within the guards, prove
     Agent(agent::Agent),
     /// Run or list checks
     #[command(subcommand)]
     Check(check::Check),
-    /// Plan or run remediations
     Heal(heal::Heal),
     /// Open and past drift
     #[command(subcommand)]
@@ -87,13 +84,14 @@ enum Command {
     /// L1 rules: list, test
     #[command(subcommand)]
     Rule(rule::Rule),
-    /// Say yes to exactly the plan an incident waits with
+    /// Say yes to the plan an incident waits with
+    ///
+    /// The yes holds for exactly the plan that `malachor incident show` prints, for this drift, and once. Another plan
+    /// asks again.
     Approve(decisions::Answer),
     /// Say no to the plan an incident waits with
     Reject(decisions::Answer),
-    /// Show or set how far healing may go by itself
     Mode(decisions::Mode),
-    /// Stop all healing, or allow it again
     KillSwitch(decisions::KillSwitch),
     /// Waivers with scope, reason, owner and expiry
     #[command(subcommand)]
@@ -107,7 +105,6 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Config),
-    /// Check that everything this appliance needs is there
     Doctor(doctor::Doctor),
     /// Shell completions
     #[command(hide = true)]

@@ -100,7 +100,10 @@ fn spawn(app: &App, tasks: &mut JoinSet<(Option<CheckId>, Result<(), HealError>)
     let app = app.clone();
     tasks.spawn(async move {
         match due {
-            Due::Heartbeat => (None, heal::heartbeat(&app).await),
+            Due::Heartbeat => {
+                let noticed = heal::people::notices(&app).await;
+                (None, noticed.and(heal::heartbeat(&app).await))
+            }
             Due::Check(id) => {
                 let result = match app.catalog.runbooks.get(&id) {
                     Some(runbook) => heal::run_check(&app, runbook, Reach::Heal).await.map(drop),

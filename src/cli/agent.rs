@@ -10,9 +10,9 @@ use crate::store::DATABASE;
 use super::session::{Session, runtime};
 use super::{Exit, Failure};
 
-/// Run the agent until it is told to stop (SIGTERM or SIGINT).
+/// Run the agent: check on a clock, heal within the guards, prove.
 ///
-/// On its first run it makes the appliance's keys and begins its log. One agent runs per state directory.
+/// It runs until SIGTERM or SIGINT. On its first run it makes the appliance's keys and begins its log. One agent runs per state directory.
 #[derive(Debug, Args)]
 pub(super) struct Agent {}
 

@@ -17,8 +17,9 @@ use super::output::{Printer, Tint};
 use super::session::{Session, observing, runtime};
 use super::{Exit, Failure};
 
-/// Check this host once (`--once`) or on the clock, with state, keys and log in a directory of its own.
+/// Check this host with state in ./malachor-dev, changing nothing on it.
 ///
+/// State, keys and log go into a directory of their own. With `--once` it runs one cycle, else it stays on the clock.
 /// Mode is observe: nothing on the host is changed. What would heal each incident is shown.
 #[derive(Debug, Args)]
 pub(super) struct Dev {

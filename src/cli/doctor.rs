@@ -10,7 +10,9 @@ use super::output::Tint;
 use super::session::Session;
 use super::{Exit, Failure};
 
-/// Check that everything this appliance needs is there; each trouble comes with its cure. Exit 1 on any trouble.
+/// Check that everything this appliance needs is there.
+///
+/// Each trouble comes with its cure. Exit 1 on any trouble.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {}
 

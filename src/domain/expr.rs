@@ -303,8 +303,8 @@ mod tests {
     fn text_renders_or_names_what_is_missing() {
         let text = Text::compile("age {{ facts.age }} h", &["facts"]).unwrap();
         assert_eq!(text.render(&Scope::new([("facts", json!({"age": 3}))])).unwrap(), "age 3 h");
-        let file = Text::compile("PasswordAuthentication no\n", &[]).unwrap();
-        assert_eq!(file.render(&Scope::new([])).unwrap(), "PasswordAuthentication no\n");
+        let file = Text::compile("a {{ facts.b }}\n", &["facts"]).unwrap();
+        assert_eq!(file.render(&Scope::new([("facts", json!({"b": 1}))])).unwrap(), "a 1\n");
         assert_eq!(text.render(&Scope::new([("facts", json!({}))])).unwrap_err().message, "fact `age` is not known");
     }
 }

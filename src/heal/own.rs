@@ -23,18 +23,17 @@ pub(super) async fn facts(app: &App) -> Value {
     match read.await {
         Ok((entries, waiting, damage)) => {
             facts.insert("entries".to_owned(), json!(entries));
-            facts.insert("outbox_depth".to_owned(), json!(waiting));
             // Nothing is late while no server is configured to take it.
-            facts.insert("oldest_outbox_age_h".to_owned(), Value::Null);
-            facts.insert("integrity".to_owned(), json!({"ok": damage.is_none(), "error": damage}));
+            facts.insert("outbox".to_owned(), json!({"depth": waiting, "oldest_age_h": null}));
+            facts.insert("integrity".to_owned(), json!(damage.unwrap_or_else(|| "ok".to_owned())));
         }
         Err(error) => {
-            facts.insert("integrity".to_owned(), json!({"ok": false, "error": error.to_string()}));
+            facts.insert("integrity".to_owned(), json!(error.to_string()));
         }
     }
     let space = app.host.fs_usage(&app.state_dir().display().to_string()).ok();
     if let Some(free) = space.and_then(|space| (space.bytes_available * 100).checked_div(space.bytes_total)) {
-        facts.insert("db_free_percent".to_owned(), json!(free));
+        facts.insert("state_free_percent".to_owned(), json!(free));
     }
     Value::Object(facts)
 }

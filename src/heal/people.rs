@@ -130,6 +130,60 @@ pub async fn remove_exception(app: &App, id: &RecordId, who: &str) -> Result<(),
     Ok(())
 }
 
+/// Says when an exception is about to end (14, 3 and 0 days) and records when one has; each once.
+pub async fn notices(app: &App) -> Result<(), HealError> {
+    let now = app.clock.now();
+    let app_ = app.clone();
+    app.store
+        .write(move |tx| {
+            for exception in tx.exceptions()? {
+                let Some(stage) = stage(exception.days_left(now)) else { continue };
+                let name = format!("notice.{}", exception.id);
+                if tx.setting(&name)?.is_some_and(|said| said.value == stage) {
+                    continue;
+                }
+                tx.put_setting(&name, stage, "malachor", now)?;
+                let (id, owner) = (exception.id.as_str(), exception.owner.as_str());
+                if stage == EXPIRED {
+                    let detail = Map::from_iter([
+                        ("id".to_owned(), json!(id)),
+                        ("expires".to_owned(), json!(exception.expires.to_string())),
+                    ]);
+                    tx.append(
+                        &[app_.decision_entry("exception expired", "malachor", detail, now)],
+                        &app_.seal_context(),
+                    )?;
+                    tracing::warn!(
+                        exception = id,
+                        "exception {id} has expired; what it covered counts and heals again"
+                    );
+                } else {
+                    tracing::warn!(
+                        exception = id,
+                        stage,
+                        "exception {id} ends in {stage}; its owner ({owner}) may renew it"
+                    );
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
+const EXPIRED: &str = "expired";
+
+/// The notice an exception is due for.
+fn stage(days_left: i64) -> Option<&'static str> {
+    match days_left {
+        ..0 => Some(EXPIRED),
+        0 => Some("less than a day"),
+        1..=3 => Some("3 days"),
+        4..=14 => Some("14 days"),
+        15.. => None,
+    }
+}
+
 fn named(who: &str) -> Result<String, HealError> {
     match who.trim() {
         "" => Err(HealError::Refused("a decision needs a name: give `--by NAME`".to_owned())),

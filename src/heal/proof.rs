@@ -191,6 +191,9 @@ pub async fn heartbeat(app: &App) -> Result<(), HealError> {
             let checks =
                 verdicts.iter().map(|(known, verdict, _)| (known.finding.check.to_string(), json!(verdict.word())));
             detail.insert("checks".to_owned(), Value::Object(checks.collect()));
+            let covered = verdicts.iter().filter(|(_, _, excepted)| *excepted == Excepted::Yes);
+            let covered = covered.map(|(known, ..)| json!(known.finding.check.as_str()));
+            detail.insert("excepted".to_owned(), Value::Array(covered.collect()));
             detail.insert("openIncidents".to_owned(), json!(tx.incidents(false)?.len()));
             tx.append(&[app_.plain(EntryKind::Heartbeat, None, None, detail, now)], &app_.seal_context())?;
             Ok(())

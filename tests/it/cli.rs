@@ -91,7 +91,8 @@ fn with_file(mode: &str, state: &str) -> Place {
     place.write("catalog/rules.yaml", RULES);
     let catalog = place.dir.path().join("catalog");
     let state_dir = place.dir.path().join("state");
-    let config = format!("[agent]\nstate_dir = {state_dir:?}\n[heal]\nmode = \"{mode}\"\n[catalog]\ndir = {catalog:?}\n");
+    let config =
+        format!("[agent]\nstate_dir = {state_dir:?}\n[heal]\nmode = \"{mode}\"\n[catalog]\ndir = {catalog:?}\n");
     place.write("malachor.toml", &config);
     place.ok(&["keys", "init"]);
     place
@@ -130,7 +131,10 @@ fn dry_run_shows_the_plan_and_changes_nothing() {
     let output = place.run(&["heal", "--dry-run", "--check", FILE]);
     assert_eq!(output.status.code(), Some(1));
     let shown = stdout(&output);
-    assert!(shown.contains("kill_switch") && shown.contains("-{\"state\": \"bad\"}") && shown.contains("would run now"), "{shown}");
+    assert!(
+        shown.contains("kill_switch") && shown.contains("-{\"state\": \"bad\"}") && shown.contains("would run now"),
+        "{shown}"
+    );
     assert_eq!(tree(place.dir.path()), before, "not even the state directory changes");
 }
 
@@ -152,7 +156,9 @@ fn tree(dir: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
 fn the_plan_that_is_printed_is_the_plan_that_runs() {
     let place = with_file("heal", "bad");
     let steps = |text: &str| -> Vec<serde_json::Value> {
-        text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["plan"]["steps"].clone()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["plan"]["steps"].clone())
+            .collect()
     };
     let planned = steps(&stdout(&place.run(&["--json", "heal", "--dry-run", "--check", FILE])));
     let applied = place.run(&["--json", "heal", "--apply", "--by", "tester", "--check", FILE]);
@@ -178,12 +184,40 @@ fn a_guard_that_says_no_is_status_three_and_nothing_happens() {
 #[test]
 fn an_exception_keeps_healing_away_until_it_is_removed() {
     let place = with_file("heal", "bad");
-    let refused = ["exception", "add", "--runbook", FILE, "--reason", "r", "--owner", "lee", "--approver", "Lee", "--expires", "2099-01-01"];
+    let refused = [
+        "exception",
+        "add",
+        "--runbook",
+        FILE,
+        "--reason",
+        "r",
+        "--owner",
+        "lee",
+        "--approver",
+        "Lee",
+        "--expires",
+        "2099-01-01",
+    ];
     let output = place.run(&refused);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("cannot approve an exception they own"), "{}", stderr(&output));
     let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48)).to_string();
-    let add = ["exception", "add", "--runbook", FILE, "--reason", "r", "--owner", "lee", "--approver", "ortiz", "--expires", &soon, "--effect", "no-heal"];
+    let add = [
+        "exception",
+        "add",
+        "--runbook",
+        FILE,
+        "--reason",
+        "r",
+        "--owner",
+        "lee",
+        "--approver",
+        "ortiz",
+        "--expires",
+        &soon,
+        "--effect",
+        "no-heal",
+    ];
     let id = place.ok(&add).split(' ').next().unwrap().to_owned();
     assert!(place.ok(&["exception", "list"]).contains(&id));
     let output = place.run(&["heal", "--apply", "--by", "tester", "--check", FILE]);
@@ -204,7 +238,11 @@ fn evidence_is_listed_shown_exported_and_verified_from_files() {
     let key = |name: &str| place.dir.path().join("state/keys").join(name).display().to_string();
     let (entry, head) = (key("entry.vkey"), key("head.pub.pem"));
     assert_eq!(program(&["evidence", "verify", &out, "--key", &entry, "--key", &head]).status.code(), Some(0));
-    assert_eq!(program(&["evidence", "verify", &out]).status.code(), Some(3), "a key from the log itself proves little");
+    assert_eq!(
+        program(&["evidence", "verify", &out]).status.code(),
+        Some(3),
+        "a key from the log itself proves little"
+    );
     let other = tempfile::tempdir().unwrap();
     let stranger = Place { dir: other };
     stranger.write("malachor.toml", &format!("[agent]\nstate_dir = {:?}\n", stranger.dir.path().join("s")));
@@ -219,7 +257,8 @@ fn dev_once_checks_this_host_and_proves_it() {
     let state = dir.path().join("dev");
     let output = program(&["--json", "dev", "--once", "--dir", state.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let lines: Vec<serde_json::Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let findings = lines.iter().filter(|line| line["schema"] == "malachor.finding/1").count();
     assert_eq!(findings, malachor::catalog::Catalog::load(None).unwrap().runbooks.len());
     assert_eq!(lines.last().unwrap()["exit"], 0);
@@ -258,6 +297,9 @@ fn generated_pages_come_out() {
 fn show_origin_says_where_a_value_came_from() {
     let place = Place::new("heartbeat = \"2h\"\n");
     let shown = place.ok(&["config", "show", "--origin"]);
-    assert!(shown.lines().any(|line| line.starts_with("agent.heartbeat = \"2h\"  # ") && line.ends_with("malachor.toml:3")), "{shown}");
+    assert!(
+        shown.lines().any(|line| line.starts_with("agent.heartbeat = \"2h\"  # ") && line.ends_with("malachor.toml:3")),
+        "{shown}"
+    );
     assert!(shown.contains("heal.flap_count = 3  # default"));
 }

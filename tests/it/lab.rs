@@ -45,3 +45,76 @@ fn the_binary_runs_inside() {
     let path = lab.install_binary();
     assert!(lab.run(&[path, "--help"]).status.success());
 }
+
+/// What systemd, journald, sshd and the kernel really answer can be read, and a fault shows under its word.
+#[test]
+fn collectors_read_a_real_host() {
+    let Some(lab) = Lab::boot("collectors") else { return };
+    let path = lab.install_binary();
+    lab.ok(&[path, "keys", "init"]);
+    let check = |id: &str| {
+        let out = lab.run(&[path, "--json", "check", "run", id]);
+        let line: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one finding");
+        let reasons = line["finding"]["reasons"].as_array().expect("reasons").clone();
+        let words =
+            reasons.iter().filter_map(|reason| reason["word"].as_str()).map(str::to_owned).collect::<Vec<String>>();
+        assert_eq!(line["finding"]["observation"]["problems"], serde_json::json!([]), "{id}");
+        (line["finding"]["verdict"].as_str().expect("a verdict").to_owned(), words)
+    };
+    let passes = |id: &str| assert_eq!(check(id), ("pass".to_owned(), vec![]), "{id}");
+    for id in ["RB-SERVICE-001", "RB-LNX-LOGGING-001", "RB-LNX-PORTS-001", "RB-LNX-ACCESS-001"] {
+        passes(id);
+    }
+    for id in ["RB-LNX-SSH-001", "RB-LNX-TIME-001", "RB-LNX-FIREWALL-001", "RB-LNX-AV-001", "RB-LNX-SESSION-001"] {
+        assert_eq!(check(id).0, "fail", "{id}: Debian as it comes");
+    }
+
+    lab.ok(&["systemctl", "stop", "syslog.socket", "rsyslog.service"]);
+    let (verdict, words) = check("RB-LNX-LOGGING-001");
+    assert!(verdict == "fail" && words.contains(&"syslog_down".to_owned()), "{words:?}");
+    lab.ok(&["systemctl", "start", "rsyslog.service"]);
+    passes("RB-LNX-LOGGING-001");
+
+    lab.write("/etc/systemd/system/broken.service", "[Service]\nExecStart=/bin/false\n", 0o644);
+    lab.ok(&["systemctl", "daemon-reload"]);
+    lab.run(&["systemctl", "start", "broken.service"]);
+    lab.run(&["sh", "-c", "while systemctl is-active -q broken.service; do sleep 0.1; done"]);
+    assert_eq!(check("RB-SERVICE-001"), ("fail".to_owned(), vec!["unit_failed".to_owned()]));
+}
+
+const RULESET: &str = "flush ruleset
+table inet filter {
+  chain input {
+    type filter hook input priority 0; policy drop;
+    ct state established,related accept
+    iif lo accept
+    tcp dport 22 accept
+  }
+  chain forward { type filter hook forward priority 0; policy drop; }
+}
+";
+
+/// What ships heals a Debian as it comes, and has nothing left to do the second time.
+#[test]
+fn shipped_runbooks_heal_a_real_host() {
+    let Some(lab) = Lab::boot("runbooks") else { return };
+    let path = lab.install_binary();
+    lab.ok(&[path, "keys", "init"]);
+    lab.ok(&[path, "mode", "heal", "--by", "anna"]);
+    lab.ok(&["mkdir", "-p", "/root/.ssh"]);
+    lab.write("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA anna\n", 0o600);
+    lab.write("/etc/nftables.conf", RULESET, 0o644);
+    lab.ok(&["systemctl", "stop", "syslog.socket", "rsyslog.service"]);
+    lab.ok(&["sh", "-c", "rm -rf /var/log/journal; systemctl restart systemd-journald"]);
+
+    for id in ["RB-LNX-SESSION-001", "RB-LNX-SSH-001", "RB-LNX-FIREWALL-001", "RB-LNX-LOGGING-001"] {
+        // Some want to see a failure twice before they call it drift.
+        assert_eq!(lab.run(&[path, "check", "run", id]).status.code(), Some(1), "{id}");
+        lab.run(&[path, "check", "run", id]);
+        let healed = lab.ok(&[path, "heal", "--apply", "--by", "anna", "--check", id]);
+        assert!(healed.contains("1 healed"), "{id}: {healed}");
+        lab.ok(&[path, "check", "run", id]);
+        let again = lab.ok(&[path, "heal", "--apply", "--by", "anna", "--check", id]);
+        assert!(again.contains("0 healed, 0 did not help"), "{id}: {again}");
+    }
+}

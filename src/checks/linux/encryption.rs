@@ -10,43 +10,45 @@ use crate::host::{Cmd, Host, HostError};
 /// Deepest stack of block devices followed.
 const DEPTH: u32 = 16;
 
-/// Facts: `volumes`.
+/// Facts: `volumes`, and `unjudged`: zero, or why one of them could not be judged.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
-    match volumes(context).await {
-        Ok(volumes) if volumes.is_empty() => {
-            facts.problem("volumes", ProblemKind::Unavailable, "no disk of this computer is visible from here");
+    let found = mounts::read(context.host).and_then(|mounts| Ok((swaps(context.host)?, mounts)));
+    let (swaps, mounts) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            facts.fail_all(&["volumes", "unjudged"], &error);
+            return facts.into();
         }
-        Ok(volumes) => facts.set("volumes", volumes),
-        Err(error) => facts.fail("volumes", &error),
+    };
+    let exempt = context.list("exempt");
+    let (mut volumes, mut unjudged) = (Vec::new(), None);
+    for mount in mounts.iter().filter(|mount| mount.on_disk() || mount.at == "/") {
+        match mounted(context.host, mount).await {
+            Ok(layer) => volumes.push(fact(&mount.at, &mount.kind, &layer, exempt.contains(&mount.at.as_str()))),
+            Err(error) => unjudged = unjudged.or(Some(error)),
+        }
+    }
+    for swap in swaps {
+        match swapped(context.host, &mounts, &swap).await {
+            Ok(layer) => volumes.push(fact("swap", "swap", &layer, exempt.contains(&"swap"))),
+            Err(error) => unjudged = unjudged.or(Some(error)),
+        }
+    }
+    match unjudged {
+        None => facts.set("unjudged", 0),
+        Some(error) => facts.fail("unjudged", &error),
+    }
+    if volumes.is_empty() {
+        facts.problem("volumes", ProblemKind::Unavailable, "no disk of this computer is visible from here");
+    } else {
+        facts.set("volumes", volumes);
     }
     facts.into()
 }
 
-async fn volumes(context: Context<'_>) -> Result<Vec<Value>, HostError> {
-    let host = context.host;
-    let exempt = context.list("exempt");
-    let mounts = mounts::read(host)?;
-    let mut volumes = Vec::new();
-    for mount in mounts.iter().filter(|mount| mount.on_disk()) {
-        let how = mounted(host, mount).await?;
-        volumes.push(fact(&mount.at, &mount.kind, &how, exempt.contains(&mount.at.as_str())));
-    }
-    for swap in swaps(host)? {
-        let how = match &swap {
-            Swap::Device(name) => node(host, &format!("/sys/class/block/{name}"), Purpose::Swap, 0)?,
-            Swap::File(path) => match holding(&mounts, path) {
-                Some(mount) => mounted(host, mount).await?,
-                None => return Err(HostError::Missing(format!("the disk that holds {path}"))),
-            },
-        };
-        volumes.push(fact("swap", "swap", &how, exempt.contains(&"swap")));
-    }
-    Ok(volumes)
-}
-
-fn fact(at: &str, kind: &str, how: &Layer, exempt: bool) -> Value {
-    let (encrypted, by) = match how {
+fn fact(at: &str, kind: &str, layer: &Layer, exempt: bool) -> Value {
+    let (encrypted, by) = match layer {
         Layer::Encrypted(by) => (true, Some(by.as_str())),
         Layer::Plain => (false, None),
     };
@@ -73,6 +75,11 @@ async fn mounted(host: &Host, mount: &Mount) -> Result<Layer, HostError> {
     match mount.kind.as_str() {
         "zfs" => zfs(host, &mount.source).await,
         "btrfs" => btrfs(host, mount),
+        // Memory forgets; it is nowhere at rest.
+        "tmpfs" | "ramfs" => Ok(Layer::Encrypted("memory".to_owned())),
+        "overlay" | "nfs" | "nfs4" | "9p" | "virtiofs" => {
+            Err(HostError::Missing(format!("the disk below {} at {}", mount.kind, mount.at)))
+        }
         "bcachefs" => Err(HostError::Missing(format!("a way to tell whether bcachefs at {} is encrypted", mount.at))),
         _ => node(host, &format!("/sys/dev/block/{}", mount.device), Purpose::Files, 0),
     }
@@ -119,6 +126,16 @@ fn all(ways: impl Iterator<Item = Result<Layer, HostError>>) -> Result<Layer, Ho
 fn cipher_layer(uuid: &str, purpose: Purpose) -> Option<String> {
     let kind = uuid.strip_prefix("CRYPT-")?.split('-').next()?;
     (kind.starts_with("LUKS") || (kind == "PLAIN" && purpose == Purpose::Swap)).then(|| kind.to_owned())
+}
+
+async fn swapped(host: &Host, mounts: &[Mount], swap: &Swap) -> Result<Layer, HostError> {
+    match swap {
+        Swap::Device(name) => node(host, &format!("/sys/class/block/{name}"), Purpose::Swap, 0),
+        Swap::File(path) => match holding(mounts, path) {
+            Some(mount) => mounted(host, mount).await,
+            None => Err(HostError::Missing(format!("the disk that holds {path}"))),
+        },
+    }
 }
 
 async fn zfs(host: &Host, dataset: &str) -> Result<Layer, HostError> {
@@ -268,6 +285,22 @@ mod tests {
         assert_eq!(mounts(&[("0:5", "/", "overlay", "overlay")]).judge(ID, &json!({})).0, "unknown");
         assert_eq!(mounts(&[ROOT]).judge(ID, &json!({})).0, "unknown");
         assert_eq!(Tree::new().judge(ID, &json!({})).0, "unknown");
+        let data = device(
+            disk(mounts(&[("0:5", "/", "overlay", "overlay"), ("253:0", "/srv", "ext4", "/dev/dm-0")])),
+            "253:0",
+            "dm-0",
+            Some("CRYPT-LUKS2-abc-srv"),
+            &["sda2"],
+        );
+        assert_eq!(data.judge(ID, &json!({})), ("unknown", vec!["unjudged".into()]));
+        let memory = device(
+            disk(mounts(&[("0:5", "/", "tmpfs", "none"), ("8:2", "/nix", "ext4", "/dev/sda2")])),
+            "8:3",
+            "sdb",
+            None,
+            &[],
+        );
+        assert_eq!(memory.judge(ID, &json!({})), ("fail", vec!["unencrypted_volume".into()]));
         let only_boot = device(mounts(&[("8:1", "/boot", "ext4", "/dev/sda1")]), "8:1", "sda1", None, &[]);
         assert_eq!(only_boot.judge(ID, &json!({})), ("fail", vec!["nothing_judged".into()]));
     }

@@ -41,7 +41,7 @@ fn pending(host: &Host, running: &str) -> Result<bool, HostError> {
     }
     let installed = host.list(MODULES).map_err(|error| match error {
         HostError::Missing(_) => {
-            HostError::Missing("both the restart marker and the list of installed kernels".to_owned())
+            HostError::Missing("what tells whether a restart is due (a marker, installed kernels)".to_owned())
         }
         HostError::Denied(_) | HostError::Timeout { .. } | HostError::Garbage { .. } | HostError::Io { .. } => error,
     })?;
