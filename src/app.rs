@@ -17,10 +17,11 @@ use crate::config::{Config, ConfigError, Loaded};
 use crate::crypto::keys::KeyError;
 use crate::domain::entry::SealContext;
 use crate::domain::id::{CheckId, RecordId, RecordKind};
+use crate::domain::plan::Plan;
 use crate::domain::runbook::{Platform, Runbook};
 use crate::domain::schema::nearest;
 use crate::domain::window::Windows;
-use crate::host::Host;
+use crate::host::{FileLock, Host, HostError};
 use crate::phi::Scrubber;
 use crate::store::{Store, StoreError};
 
@@ -190,6 +191,11 @@ impl App {
     /// How often a check runs here.
     pub fn every(&self, runbook: &Runbook) -> std::time::Duration {
         self.config().runbook(runbook.id.as_str()).every.map_or(runbook.detect.every, |period| period.0)
+    }
+
+    /// Held while a plan's runbook runs on its target or is recovered; `None` where somebody else holds it.
+    pub fn execution_lock(&self, plan: &Plan) -> Result<Option<FileLock>, HostError> {
+        FileLock::take(&self.state_dir().join("locks").join(format!("{}.{}.lock", plan.target, plan.runbook)))
     }
 
     /// A fresh id.

@@ -17,5 +17,6 @@ pub mod rule;
 pub mod runbook;
 pub mod schema;
 pub mod signature;
+pub mod tier;
 pub mod time;
 pub mod window;

@@ -5,7 +5,7 @@
 mod decide;
 mod executor;
 mod journal;
-mod lock;
+mod look;
 mod own;
 pub mod people;
 mod pipeline;
@@ -13,11 +13,13 @@ mod proof;
 mod recover;
 mod snapshot;
 mod steps;
+mod units;
 
 pub use decide::{Proposal, propose, propose_for};
 pub use executor::Outcome;
 pub use journal::JournalEvent;
-pub use pipeline::{CheckRun, Reach, apply_for, look, run_check};
+pub use look::look;
+pub use pipeline::{CheckRun, Reach, apply_for, run_check};
 pub use proof::{heartbeat, schedule};
 pub use recover::recover;
 pub use steps::file_diff;
@@ -38,6 +40,9 @@ pub enum HealError {
     /// A defect: an event that cannot happen.
     #[error(transparent)]
     Transition(#[from] IllegalTransition),
+    /// A capability said no.
+    #[error(transparent)]
+    App(#[from] crate::app::AppError),
     /// What a person named is not there or may not be.
     #[error("{0}")]
     Refused(String),

@@ -5,6 +5,7 @@
 
 mod exec;
 mod files;
+mod lock;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use crate::domain::finding::ProblemKind;
 
 pub use exec::{Cmd, Output};
 pub use files::{FileKind, FsUsage, Stat};
+pub use lock::FileLock;
 
 /// Why something could not be read or run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,5 @@
 //! Carries out what the schedule says, one task per check, until it is told to stop.
 
-use std::fs::File;
-use std::path::Path;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -12,6 +10,7 @@ use tokio::time::Instant;
 use crate::app::{App, AppError};
 use crate::domain::id::CheckId;
 use crate::heal::{self, HealError, Reach};
+use crate::host::{FileLock, HostError};
 use crate::telemetry::metrics::METRICS;
 
 use super::core::{Core, Due};
@@ -29,13 +28,8 @@ pub enum AgentError {
     #[error("{0}: another agent is running on this state directory")]
     Taken(String),
     /// The state directory cannot be locked.
-    #[error("{path}: {why}")]
-    Lock {
-        /// The lock file.
-        path: String,
-        /// The system's words.
-        why: String,
-    },
+    #[error(transparent)]
+    Lock(#[from] HostError),
     /// A capability failed at start.
     #[error(transparent)]
     App(#[from] AppError),
@@ -49,7 +43,8 @@ pub enum AgentError {
 
 /// Runs the agent until SIGTERM or SIGINT; a second signal ends it at once.
 pub async fn run(app: &App) -> Result<(), AgentError> {
-    let _lock = lock(app.state_dir())?;
+    let taken = || AgentError::Taken(app.state_dir().display().to_string());
+    let _lock = FileLock::take(&app.state_dir().join("agent.lock"))?.ok_or_else(taken)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     app.ready().await?;
@@ -157,23 +152,5 @@ fn chance() -> f64 {
     match ring::rand::SystemRandom::new().fill(&mut bytes) {
         Ok(()) => f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX),
         Err(_) => 0.5,
-    }
-}
-
-/// One agent per state directory: a file lock that dies with its holder.
-fn lock(dir: &Path) -> Result<File, AgentError> {
-    let path = dir.join("agent.lock");
-    let name = path.display().to_string();
-    let failed = |why: String| AgentError::Lock { path: name.clone(), why };
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| failed(error.to_string()))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(AgentError::Taken(dir.display().to_string())),
-        Err(error) => Err(failed(error.to_string())),
     }
 }

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
 use crate::domain::finding::{Class, Verdict};
-use crate::domain::plan::Tier;
 use crate::domain::runbook::{Platform, Severity, UnitVerb};
 use crate::domain::schema::FieldSource;
+use crate::domain::tier::Tier;
 
 use super::Diagnostic;
 

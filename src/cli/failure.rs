@@ -122,6 +122,7 @@ impl From<HealError> for Failure {
         match error {
             HealError::Store(error) => error.into(),
             HealError::Host(error) => Self::unavailable(&error),
+            HealError::App(error) => error.into(),
             HealError::Transition(error) => Self::new(Exit::Internal, error.to_string()),
             HealError::Refused(message) => Self::new(Exit::Usage, message),
         }

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::finding::Finding;
+use super::finding::{Excepted, Finding};
 use super::id::{CheckId, RecordId, Target};
 
 /// Longest life of an exception.
@@ -130,6 +130,13 @@ impl Exception {
     pub fn days_left(&self, now: Timestamp) -> i64 {
         self.expires.duration_since(now).as_hours().div_euclid(24)
     }
+}
+
+/// Whether an exception in force keeps this finding out of the score.
+pub fn excepted(exceptions: &[Exception], finding: &Finding, citations: &[String], now: Timestamp) -> Excepted {
+    let silent = |exception: &Exception| exception.silences() && exception.in_force(now);
+    let covered = exceptions.iter().any(|exception| silent(exception) && exception.covers(finding, citations));
+    if covered { Excepted::Yes } else { Excepted::No }
 }
 
 /// Reads an end date. A bare date means through the end of that day in UTC; an unreadable date is no exception.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::incident::backoff;
 use super::mode::Mode;
-use super::plan::{Plan, Tier};
+use super::plan::Plan;
+use super::tier::Tier;
 use super::time::{show_duration, signed};
 use super::window::WindowState;
 

@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 use super::expr::{Answer, Scope, Text};
 use super::finding::Finding;
 use super::incident::Incident;
-use super::plan::{Origin, Plan, PlannedAction, PlannedStep, Tier};
+use super::plan::{Origin, Plan, PlannedAction, PlannedStep};
 use super::runbook::{Action, Remediate, Runbook, Snapshot, Step};
+use super::tier::Tier;
 
 /// Most items a `for_each` may run over.
 const MAX_ITEMS: usize = 64;

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use super::expr::{Answer, Expr, Scope, Text};
 use super::finding::{Class, Finding, Observation, Reason, Verdict};
 use super::id::{CheckId, Target};
-use super::plan::Tier;
 use super::schema::Schema;
+use super::tier::Tier;
 
 /// The built-in collectors a runbook may name in `detect.collector`.
 pub const COLLECTORS: &[&str] = &[

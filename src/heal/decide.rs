@@ -9,10 +9,11 @@ use crate::domain::guard::{self, Approved, Decision, GuardAnswer, GuardInput};
 use crate::domain::id::RuleId;
 use crate::domain::incident::Incident;
 use crate::domain::mode::Mode;
-use crate::domain::plan::{Origin, Plan, Tier};
+use crate::domain::plan::{Origin, Plan};
 use crate::domain::planning::{self, Basis, Choice};
 use crate::domain::rule::{Question, Rule};
 use crate::domain::runbook::Runbook;
+use crate::domain::tier::Tier;
 use crate::store::{StoreError, Tx};
 
 use super::people::{KILL_SWITCH, MODE};

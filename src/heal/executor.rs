@@ -18,9 +18,8 @@ use crate::telemetry::events;
 use super::HealError;
 use super::decide::mode;
 use super::journal::{JournalEvent, StepResult};
-use super::lock::ExecutionLock;
+use super::look::look;
 use super::people::KILL_SWITCH;
-use super::pipeline::{fresh_id, look};
 use super::proof::{Act, plan_detail, plan_sha256, steps_detail};
 use super::snapshot::Snapshot;
 use super::steps::{self, Tools};
@@ -79,10 +78,10 @@ pub(super) async fn execute(app: &App, plan: &Plan, finding: &Finding) -> Result
     let Some(remediate) = &runbook.remediate else {
         return Ok(Outcome::NotStarted(format!("{} has no remediation", plan.runbook)));
     };
-    let Some(_lock) = ExecutionLock::take(app.state_dir(), &plan.target, &plan.runbook)? else {
+    let Some(_lock) = app.execution_lock(plan)? else {
         return Ok(Outcome::NotStarted("it is already running".to_owned()));
     };
-    let id = fresh_id(app, RecordKind::Execution)?;
+    let id = app.new_id(RecordKind::Execution)?;
     let run = Run { app, id, plan, runbook, remediate, before: finding };
     if let Some(why) = run.begin().await? {
         return Ok(Outcome::NotStarted(why));

@@ -4,13 +4,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::checks::{self, Context};
 use crate::crypto::sha256_hex;
 use crate::domain::entry::EntryDraft;
-use crate::domain::exception::Exception;
+use crate::domain::exception;
 use crate::domain::finding::{Class, Excepted, Finding, Verdict};
 use crate::domain::guard::Decision;
-use crate::domain::id::{RecordId, RecordKind, Target};
+use crate::domain::id::{RecordId, RecordKind};
 use crate::domain::incident::{Incident, IncidentEvent, IncidentState};
 use crate::domain::runbook::Runbook;
 use crate::domain::signature;
@@ -21,6 +20,7 @@ use crate::telemetry::events;
 use super::HealError;
 use super::decide::{Proposal, propose, propose_for};
 use super::executor::{self, Outcome};
+use super::look::look;
 use super::proof::{Act, plan_detail, plan_sha256};
 
 /// How far a run may go.
@@ -43,15 +43,6 @@ pub struct CheckRun {
     pub proposal: Option<Proposal>,
     /// What was done, if anything.
     pub outcome: Option<Outcome>,
-}
-
-/// Reads and judges the facts of a check now; nothing is stored.
-pub async fn look(app: &App, runbook: &Runbook) -> Finding {
-    let own = super::own::facts(app).await;
-    let settings = app.settings(&runbook.id);
-    let context = Context { host: &app.host, settings, now: app.clock.now(), own: &own };
-    let observation = checks::observe(runbook, context).await;
-    runbook.judge(&Target::host(), observation, settings, app.clock.now())
 }
 
 /// Runs one check: look, record, decide, and heal where that is allowed.
@@ -96,7 +87,7 @@ pub(super) async fn record(
     runbook: &Runbook,
     finding: Finding,
 ) -> Result<(KnownFinding, Option<Incident>), HealError> {
-    let id = fresh_id(app, RecordKind::Incident)?;
+    let id = app.new_id(RecordKind::Incident)?;
     let now = app.clock.now();
     let (app_, check) = (app.clone(), runbook.id.clone());
     let recorded = app
@@ -107,7 +98,7 @@ pub(super) async fn record(
             };
             let before = tx.finding(&finding.check, &finding.target)?;
             let known = tx.put_finding(&finding)?;
-            let silenced = excepted(&tx.exceptions()?, &known, runbook, now) == Excepted::Yes;
+            let silenced = exception::excepted(&tx.exceptions()?, &known.finding, &runbook.hipaa, now) == Excepted::Yes;
             let open = tx.open_incident(&finding.check, &finding.target)?;
             let incident = follow(open, &known, runbook, (id, silenced), now);
             if let Some(incident) = &incident {
@@ -194,14 +185,6 @@ fn changed(before: &Finding, now: &Finding) -> bool {
     before.verdict != now.verdict || words(before) != words(now)
 }
 
-/// Whether an exception in force keeps this finding out of the score.
-pub(super) fn excepted(exceptions: &[Exception], known: &KnownFinding, runbook: &Runbook, now: Timestamp) -> Excepted {
-    let covered = exceptions.iter().any(|exception| {
-        exception.silences() && exception.in_force(now) && exception.covers(&known.finding, &runbook.hipaa)
-    });
-    if covered { Excepted::Yes } else { Excepted::No }
-}
-
 /// Proposes, and records where the incident stands because of it.
 async fn decide(
     app: &App,
@@ -209,7 +192,7 @@ async fn decide(
     incident: Incident,
     finding: &Finding,
 ) -> Result<(Incident, Proposal), HealError> {
-    let approval_id = fresh_id(app, RecordKind::Approval)?;
+    let approval_id = app.new_id(RecordKind::Approval)?;
     let now = app.clock.now();
     let (app_, finding, check) = (app.clone(), finding.clone(), runbook.id.clone());
     let decided = app
@@ -293,8 +276,4 @@ fn ask_person(
         expires_at: now.checked_add(life).unwrap_or(Timestamp::MAX),
         decided_by: None,
     })
-}
-
-pub(super) fn fresh_id(app: &App, kind: RecordKind) -> Result<RecordId, HealError> {
-    app.new_id(kind).map_err(|error| HealError::Refused(error.to_string()))
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::app::App;
 use crate::crypto::sha256_hex;
 use crate::domain::entry::{EntryDraft, EntryKind, RunbookRef, Subject};
+use crate::domain::exception::excepted;
 use crate::domain::finding::{Excepted, Finding, Posture, Verdict, fresh_verdict};
 use crate::domain::plan::{Applied, Origin, Plan};
 use crate::domain::runbook::Runbook;
@@ -17,7 +18,6 @@ use crate::store::KnownFinding;
 
 use super::HealError;
 use super::journal::StepResult;
-use super::pipeline::excepted;
 
 /// Bytes kept of one sentence or output in a statement.
 const TEXT_CAP: usize = 600;
@@ -182,7 +182,7 @@ pub async fn heartbeat(app: &App) -> Result<(), HealError> {
                 let runbook = app_.catalog.runbooks.get(&known.finding.check)?;
                 let verdict =
                     fresh_verdict(known.finding.verdict, known.finding.observed_at, signed(app_.every(runbook)), now);
-                Some((known, verdict, excepted(&exceptions, known, runbook, now)))
+                Some((known, verdict, excepted(&exceptions, &known.finding, &runbook.hipaa, now)))
             });
             let verdicts: Vec<(&KnownFinding, Verdict, Excepted)> = verdicts.collect();
             let posture = Posture::count(verdicts.iter().map(|(_, verdict, excepted)| (*verdict, *excepted)));

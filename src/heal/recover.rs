@@ -8,14 +8,13 @@ use crate::telemetry::events;
 use super::HealError;
 use super::executor::{Run, passes};
 use super::journal::{Interrupted, JournalEvent, replay};
-use super::lock::ExecutionLock;
 
 /// Brings every execution that nobody is running any more to an end; says how many there were.
 pub async fn recover(app: &App) -> Result<usize, HealError> {
     let open = app.store.read(|tx| tx.open_executions()).await?;
     let mut recovered = 0;
     for execution in open {
-        let Some(_lock) = ExecutionLock::take(app.state_dir(), &execution.plan.target, &execution.plan.runbook)? else {
+        let Some(_lock) = app.execution_lock(&execution.plan)? else {
             continue;
         };
         finish(app, &execution).await?;

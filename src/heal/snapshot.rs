@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::planning::Keep;
 use crate::host::{Cmd, FileKind, Host, HostError};
 
-use super::steps::{UnitState, systemctl, unit_state};
+use super::units::{UnitState, systemctl, unit_state};
 
 /// The state before the first step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

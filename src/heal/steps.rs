@@ -9,6 +9,7 @@ use crate::domain::runbook::UnitVerb;
 use crate::host::{Cmd, FileKind, Host, HostError};
 
 use super::snapshot::Snapshot;
+use super::units::{UnitState, unit_state};
 
 /// What a step may use.
 #[derive(Debug, Clone, Copy)]
@@ -18,15 +19,6 @@ pub(super) struct Tools<'a> {
     pub(super) execution: &'a RecordId,
     /// Private directory for files a step hands to others.
     pub(super) work: &'a Path,
-}
-
-/// A unit as systemd sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UnitState {
-    pub(super) loaded: bool,
-    pub(super) active: bool,
-    pub(super) failed: bool,
-    pub(super) file_state: String,
 }
 
 /// Applies a step within its deadline.
@@ -146,29 +138,4 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
-}
-
-/// Asks systemd for a unit's state, in its machine-readable form.
-pub(super) async fn unit_state(host: &Host, unit: &str) -> Result<UnitState, HostError> {
-    let argv = ["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState", "--", unit];
-    let output = host.run_ok(Cmd::new(argv)).await?;
-    let value = |name: &str| {
-        output.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default().to_owned()
-    };
-    let (load, active) = (value("LoadState"), value("ActiveState"));
-    if load.is_empty() {
-        return Err(HostError::Garbage { what: format!("systemctl show {unit}"), why: "no LoadState".to_owned() });
-    }
-    Ok(UnitState {
-        // A masked unit is known to systemd and can be unmasked.
-        loaded: load == "loaded" || load == "masked",
-        active: matches!(active.as_str(), "active" | "reloading"),
-        failed: active == "failed",
-        file_state: value("UnitFileState"),
-    })
-}
-
-/// Runs one systemctl verb that must succeed.
-pub(super) async fn systemctl(host: &Host, verb: &str, unit: &str) -> Result<(), HostError> {
-    host.run_ok(Cmd::new(["systemctl", verb, "--", unit]).timeout(Duration::from_secs(90))).await.map(drop)
 }
