@@ -1,6 +1,8 @@
 //! Tests on a real host with systemd as PID 1.
 
 mod harness;
+mod heals;
+mod practice;
 
 pub(crate) use harness::Lab;
 
