@@ -1,8 +1,10 @@
 //! Tests on a real host with systemd as PID 1.
 
+mod guards;
 mod harness;
 mod heals;
 mod practice;
+mod restarts;
 
 pub(crate) use harness::Lab;
 

@@ -168,6 +168,7 @@ impl Practice {
     pub(crate) fn proves(&self) {
         let inside = self.run(&["evidence", "verify"]);
         assert_eq!(inside.status.code(), Some(0), "{}", String::from_utf8_lossy(&inside.stdout));
+        self.lab.ok(&["rm", "-rf", "/root/handed-over"]);
         self.ok(&["evidence", "export", "--out", "/root/handed-over"]);
         let outside = tempfile::tempdir().expect("a temporary directory");
         let packed = self.lab.run(&["tar", "-C", "/root/handed-over", "-c", "."]).stdout;
