@@ -10,6 +10,8 @@ mod lab;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod place;
+#[cfg(test)]
 mod skip;
 #[cfg(test)]
 mod vectors;
