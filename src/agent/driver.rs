@@ -48,20 +48,21 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     app.ready().await?;
-    let recovered = heal::recover(app).await?;
     heal::schedule(app).await?;
     let server = match app.config().telemetry.metrics {
         Some(address) => Some(http::serve(address).await?),
         None => None,
     };
     tracing::info!(
-        recovered,
         checks = app.checks().count(),
         mode = app.config().heal.mode.word(),
         "the agent is ready"
     );
     notify(&[NotifyState::Ready, NotifyState::Status("checking")]);
     let mut tasks: JoinSet<(Option<CheckId>, Result<(), HealError>)> = JoinSet::new();
+    // Verifying what was interrupted may take minutes; nothing waits for it but its own check.
+    let interrupted = app.clone();
+    tasks.spawn(async move { (None, heal::recover(&interrupted).await.map(drop)) });
     let checks = app.checks().map(|runbook| (runbook.id.clone(), app.every(runbook)));
     let mut core = Core::new(checks, app.config().agent.heartbeat.0, app.config().agent.jitter_percent);
     let start = Instant::now();
@@ -117,7 +118,7 @@ fn settle(core: &mut Core, ended: Result<(Option<CheckId>, Result<(), HealError>
                 core.ended(check);
             }
             if let Err(error) = result {
-                let what = check.as_ref().map_or("heartbeat", CheckId::as_str);
+                let what = check.as_ref().map_or("heartbeat or recovery", CheckId::as_str);
                 tracing::error!(what, "{what} could not be recorded: {error}");
             }
         }

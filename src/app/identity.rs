@@ -34,6 +34,8 @@ const ENTRY: &str = "entry.pem";
 const HEAD: &str = "head.pem";
 const SITE: &str = "site.key";
 const RECOVERY: &str = "recovery.vkey";
+/// Where keys are made before they are the appliance's.
+const UNFINISHED: &str = "keys.new";
 
 /// The folder of a state directory that holds its keys.
 pub fn keys_dir(state: &Path) -> PathBuf {
@@ -46,7 +48,13 @@ pub fn keys_dir(state: &Path) -> PathBuf {
 /// its public part enters the genesis.
 pub fn init(state: &Path, site: &Site, recovery: Option<&Path>) -> Result<(), AppError> {
     super::prepare_dir(state)?;
-    let dir = keys_dir(state);
+    let finished = keys_dir(state);
+    if finished.exists() {
+        return Err(failed(&finished, "is there already; keys are never made anew"));
+    }
+    // All or nothing: what a crash leaves unfinished is no appliance yet and is made again.
+    let dir = state.join(UNFINISHED);
+    remove_unfinished(&dir).map_err(|error| failed(&dir, &error.to_string()))?;
     let origin: KeyName = site.origin().parse()?;
     if let Some(path) = recovery {
         let key = PrivateKey::generate()?;
@@ -64,7 +72,17 @@ pub fn init(state: &Path, site: &Site, recovery: Option<&Path>) -> Result<(), Ap
     let mut secret = [0_u8; 32];
     let rng = SystemRandom::new();
     rng.fill(&mut secret).map_err(|_| failed(&dir.join(SITE), "the system gave no randomness"))?;
-    write_new(&dir.join(SITE), hex(&secret).as_bytes(), 0o600)
+    write_new(&dir.join(SITE), hex(&secret).as_bytes(), 0o600)?;
+    let sync = |dir: &Path| std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+    let publish = || sync(&dir).and_then(|()| std::fs::rename(&dir, &finished)).and_then(|()| sync(state));
+    publish().map_err(|error| failed(&finished, &error.to_string()))
+}
+
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Whether [`init`] has been here.

@@ -69,6 +69,14 @@ impl<'a> Compiler<'a> {
         at.map_or(Some(Duration::from_secs(default)), |at| self.duration(at))
     }
 
+    /// A pause; `0s` is none.
+    fn pause_or(&mut self, at: Option<&Spanned<String>>, default: u64) -> Option<Duration> {
+        match at {
+            Some(at) if at.value == "0s" => Some(Duration::ZERO),
+            at => self.duration_or(at, default),
+        }
+    }
+
     pub(super) fn expr(&mut self, at: &Spanned<String>, names: &[&str]) -> Option<Expr> {
         self.parse(at, |text| Expr::compile(text, names))
     }
@@ -198,8 +206,8 @@ impl<'a> Compiler<'a> {
         if source.steps.value.is_empty() {
             self.complain(&source.steps, "`steps` is empty; leave `remediate` out where only a person may act");
         }
-        let settle = self.duration_or(source.settle.as_ref(), 1);
-        let within = self.duration_or(source.within.as_ref(), 60);
+        let settle = self.pause_or(source.settle.as_ref(), 1);
+        let within = self.pause_or(source.within.as_ref(), 60);
         let prerequisites = self.each(&source.prerequisites, |compiler, prerequisite| {
             let that = compiler.expr(&prerequisite.that, ACTING);
             let say = compiler.text(&prerequisite.say, ACTING);

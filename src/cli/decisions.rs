@@ -69,14 +69,19 @@ impl Mode {
             }
             let set = app.store.read(|tx| tx.setting(people::MODE)).await?;
             let configured = app.config().heal.mode;
-            Ok(set.map_or((configured.word().to_owned(), "the configuration".to_owned()), |set| {
-                (set.value, set.changed_by)
-            }))
+            let by_configuration = (configured, app.loaded.origin("heal.mode").to_string());
+            Ok(match set.and_then(|set| Some((set.value.parse::<mode::Mode>().ok()?, set.changed_by))) {
+                Some((mode, by)) if mode.strictest(configured) == mode => (mode, by),
+                Some(_) | None => by_configuration,
+            })
         })?;
         if session.out.is_json() {
-            session.out.json(&json!({"schema": "malachor.mode/1", "mode": mode, "by": by}));
+            session.out.json(&json!({"schema": "malachor.mode/1", "mode": mode.word(), "by": by}));
         } else {
-            session.out.line(format!("mode {mode}, set by {by}"));
+            session.out.line(format!("mode {}, set by {by}", mode.word()));
+            if let Some(asked) = self.mode.filter(|asked| *asked != mode) {
+                session.out.note(format!("{} is recorded, but the configuration is stricter", asked.word()));
+            }
         }
         Ok(Exit::Ok)
     }

@@ -101,6 +101,11 @@ impl IncidentState {
         self == Self::Resolved
     }
 
+    /// Whether a plan is being carried out.
+    pub fn is_acting(self) -> bool {
+        matches!(self, Self::Healing | Self::Verifying)
+    }
+
     /// Whether a plan may still be made or run without a person.
     pub fn may_heal(self) -> bool {
         matches!(self, Self::Open | Self::Planned | Self::WaitingApproval | Self::WaitingWindow)
@@ -110,7 +115,7 @@ impl IncidentState {
     pub fn after(self, event: IncidentEvent) -> Result<Self, IllegalTransition> {
         use IncidentEvent as E;
         let waiting = self.may_heal();
-        let acting = matches!(self, Self::Healing | Self::Verifying);
+        let acting = self.is_acting();
         let next = match event {
             E::Plan if waiting => Self::Planned,
             E::AskApproval if waiting => Self::WaitingApproval,

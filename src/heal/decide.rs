@@ -31,7 +31,7 @@ pub struct Proposal {
 }
 
 /// Pause and attempts where a person chose.
-const BY_HAND: (std::time::Duration, u32) = (std::time::Duration::from_secs(1), 100);
+const BY_HAND: (std::time::Duration, u32) = (std::time::Duration::ZERO, 100);
 
 /// Proposes what to do about an incident: the first matching L1 rule, else a person has to choose.
 ///
@@ -150,7 +150,7 @@ fn ask(app: &App, tx: &Tx<'_>, asked: &Asked<'_>, now: Timestamp) -> Result<Vec<
         tiers: remediate.map_or(&no_tiers, |remediate| &remediate.tiers),
         runbook_sha256: &runbook.sha256,
         unmet: remediate.map_or_else(Vec::new, |remediate| planning::unmet(remediate, basis, &plan.params)),
-        clock_trouble: clock_trouble(tx, now)?,
+        clock_trouble: clock_trouble(tx, incident, now)?,
         in_flight: &in_flight,
         failed_at: &failed_at,
         attempts: incident.attempts_with(&runbook.sha256),
@@ -170,7 +170,7 @@ pub(super) fn mode(app: &App, tx: &Tx<'_>, runbook: &Runbook) -> Result<Mode, St
     let configured = app.config().heal.mode;
     let own = app.config().runbook(runbook.id.as_str()).mode.unwrap_or(Mode::Heal);
     let set = tx.setting(MODE)?.and_then(|setting| setting.value.parse().ok()).unwrap_or(configured);
-    Ok(set.strictest(own))
+    Ok(configured.strictest(set).strictest(own))
 }
 
 fn forbidding(exceptions: &[Exception], finding: &Finding, runbook: &Runbook, now: Timestamp) -> Option<String> {
@@ -183,8 +183,9 @@ fn forbidding(exceptions: &[Exception], finding: &Finding, runbook: &Runbook, no
 }
 
 /// A clock behind what was already written cannot be trusted with windows and pauses.
-fn clock_trouble(tx: &Tx<'_>, now: Timestamp) -> Result<Option<String>, StoreError> {
-    let newest = tx.findings()?.iter().map(|known| known.finding.observed_at).max();
+fn clock_trouble(tx: &Tx<'_>, incident: &Incident, now: Timestamp) -> Result<Option<String>, StoreError> {
+    let seen = tx.findings()?.into_iter().map(|known| known.finding.observed_at);
+    let newest = seen.chain([incident.opened_at]).max();
     Ok(newest
         .filter(|newest| newest.duration_since(now) > SignedDuration::from_secs(60))
         .map(|newest| format!("it went back behind {newest}")))

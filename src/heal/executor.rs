@@ -93,13 +93,16 @@ pub(super) async fn execute(app: &App, plan: &Plan, finding: &Finding) -> Result
     };
     run.note(JournalEvent::SnapshotTaken(snapshot.clone())).await?;
     let (results, trouble) = run.steps(&snapshot).await?;
-    let trouble = match trouble {
-        None => run.verify().await?,
-        trouble => trouble,
+    let proof = match trouble {
+        None => {
+            run.begin_verifying().await?;
+            run.verify().await
+        }
+        Some(why) => Err(why),
     };
-    match trouble {
-        None => run.succeed(&results).await,
-        Some(why) => run.undo(&snapshot, &results, why).await,
+    match proof {
+        Ok(after) => run.succeed(&results, after).await,
+        Err(why) => run.undo(&snapshot, &results, why).await,
     }
 }
 
@@ -169,8 +172,12 @@ impl Run<'_> {
         Ok((results, None))
     }
 
+    fn work(&self) -> std::path::PathBuf {
+        self.app.state_dir().join("work")
+    }
+
     async fn step(&self, snapshot: &Snapshot, step: &PlannedStep) -> StepResult {
-        let work = self.app.state_dir().join("work");
+        let work = self.work();
         let tools = Tools { host: &self.app.host, snapshot, execution: &self.id, work: &work };
         match steps::apply(tools, step).await {
             Ok(applied) => StepResult::Done(applied),
@@ -178,26 +185,29 @@ impl Run<'_> {
         }
     }
 
-    /// Runs the same check until it passes or the time is over; `None` is a pass.
-    async fn verify(&self) -> Result<Option<String>, HealError> {
+    async fn begin_verifying(&self) -> Result<(), HealError> {
         self.move_on(IncidentEvent::StepsDone, "all steps ran; checking again").await?;
-        self.note(JournalEvent::Verifying).await?;
+        self.note(JournalEvent::Verifying).await
+    }
+
+    /// Runs the same check until it passes or the time is over: the passing finding, or why there is none.
+    pub(super) async fn verify(&self) -> Result<Finding, String> {
         tokio::time::sleep(self.remediate.settle).await;
         let deadline = tokio::time::Instant::now() + self.remediate.within;
         loop {
             let finding = self.check_again().await;
             if passes(finding.verdict) {
-                return Ok(None);
+                return Ok(finding);
             }
             if tokio::time::Instant::now() >= deadline {
                 let said = finding.reasons.first().map_or_else(String::new, |reason| format!(": {}", reason.say));
-                return Ok(Some(format!("the check still says {}{said}", finding.verdict.word())));
+                return Err(format!("the check still says {}{said}", finding.verdict.word()));
             }
             tokio::time::sleep(RECHECK).await;
         }
     }
 
-    pub(super) async fn check_again(&self) -> Finding {
+    async fn check_again(&self) -> Finding {
         // The check of the incident decides, whatever runbook was run for it.
         match self.app.catalog.runbooks.get(&self.before.check) {
             Some(runbook) => look(self.app, runbook).await,
@@ -225,11 +235,11 @@ impl Run<'_> {
     }
 
     /// The check passes: everything about it in one transaction.
-    pub(super) async fn succeed(&self, results: &[StepResult]) -> Result<Outcome, HealError> {
-        steps::disarm(&self.app.host, &self.id).await;
+    pub(super) async fn succeed(&self, results: &[StepResult], after: Finding) -> Result<Outcome, HealError> {
+        steps::disarm(&self.app.host, &self.work(), &self.id).await;
         let repaired = results.iter().any(|result| matches!(result, StepResult::Done(Applied::Repaired(_))));
         let outcome = if repaired { Outcome::Repaired } else { Outcome::Kept };
-        self.commit(&outcome, results, IncidentEvent::Pass, "the check passes again".to_owned()).await?;
+        self.commit(&outcome, results, after, IncidentEvent::Pass, "the check passes again".to_owned()).await?;
         Ok(outcome)
     }
 
@@ -251,13 +261,14 @@ impl Run<'_> {
                 let stuck = format!("{why}; undoing failed too: {error}");
                 self.note(JournalEvent::UndoFailed(stuck.clone())).await?;
                 let outcome = Outcome::Failed(stuck.clone());
-                self.commit(&outcome, results, IncidentEvent::Escalate, stuck).await?;
+                self.commit(&outcome, results, self.check_again().await, IncidentEvent::Escalate, stuck).await?;
                 return Ok(outcome);
             }
         }
         self.note(JournalEvent::Undone).await?;
         let outcome = Outcome::Undone(why.clone());
-        self.commit(&outcome, results, self.after_failure().await?, format!("{why}; undone")).await?;
+        let (after, event) = (self.check_again().await, self.after_failure().await?);
+        self.commit(&outcome, results, after, event, format!("{why}; undone")).await?;
         Ok(outcome)
     }
 
@@ -265,7 +276,7 @@ impl Run<'_> {
         let outcome = Outcome::Failed(why.clone());
         let note =
             if acted { format!("{why}; there is nothing to undo") } else { format!("{why}; nothing was changed") };
-        self.commit(&outcome, results, self.after_failure().await?, note).await?;
+        self.commit(&outcome, results, self.check_again().await, self.after_failure().await?, note).await?;
         Ok(outcome)
     }
 
@@ -285,10 +296,10 @@ impl Run<'_> {
         &self,
         outcome: &Outcome,
         results: &[StepResult],
+        after: Finding,
         event: IncidentEvent,
         note: String,
     ) -> Result<(), HealError> {
-        let after = self.check_again().await;
         let now = self.app.clock.now();
         let (app, plan, id, word) = (self.app.clone(), self.plan.clone(), self.id.clone(), outcome.word());
         let (before, results) = (self.before.clone(), results.to_vec());
@@ -334,7 +345,7 @@ impl Run<'_> {
     }
 }
 
-pub(super) fn passes(verdict: Verdict) -> bool {
+fn passes(verdict: Verdict) -> bool {
     match verdict {
         Verdict::Pass | Verdict::Warn | Verdict::NotApplicable => true,
         Verdict::Fail | Verdict::Unknown => false,

@@ -47,19 +47,21 @@ pub(super) struct Interrupted {
     pub(super) snapshot: Option<Snapshot>,
     /// Whether any step may have acted.
     pub(super) acted: bool,
+    /// Whether rollback had begun.
+    pub(super) undoing: bool,
 }
 
 /// Reads a journal that has no end.
 pub(super) fn replay(events: impl IntoIterator<Item = JournalEvent>) -> Interrupted {
-    let mut state = Interrupted { snapshot: None, acted: false };
+    let mut state = Interrupted { snapshot: None, acted: false, undoing: false };
     for event in events {
         match event {
             JournalEvent::SnapshotTaken(snapshot) => state.snapshot = Some(snapshot),
             JournalEvent::StepStarted(_) => state.acted = true,
+            JournalEvent::UndoStarted => state.undoing = true,
             JournalEvent::Begun
             | JournalEvent::StepEnded(..)
             | JournalEvent::Verifying
-            | JournalEvent::UndoStarted
             | JournalEvent::UndoStepEnded(..)
             | JournalEvent::Undone
             | JournalEvent::UndoFailed(_) => {}

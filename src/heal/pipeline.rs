@@ -22,6 +22,7 @@ use super::decide::{Proposal, propose, propose_for};
 use super::executor::{self, Outcome};
 use super::look::look;
 use super::proof::{Act, plan_detail, plan_sha256};
+use super::recover::recover_check;
 
 /// How far a run may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,10 @@ pub struct CheckRun {
 
 /// Runs one check: look, record, decide, and heal where that is allowed.
 pub async fn run_check(app: &App, runbook: &Runbook, reach: Reach) -> Result<CheckRun, HealError> {
+    if reach == Reach::Heal {
+        // Left open where the store failed in the middle of it.
+        recover_check(app, &runbook.id).await?;
+    }
     let finding = look(app, runbook).await;
     let (known, incident) = record(app, runbook, finding).await?;
     events::checked(&known.finding, known.since == known.finding.observed_at);
@@ -123,6 +128,8 @@ fn follow(
 ) -> Option<Incident> {
     let finding = &known.finding;
     match (open, finding.verdict) {
+        // Whoever runs the plan brings it to its end, with the check's answer.
+        (Some(incident), _) if incident.state.is_acting() => Some(incident),
         (Some(mut incident), Verdict::Pass | Verdict::Warn | Verdict::NotApplicable) => {
             let note = format!("the check says {} again", finding.verdict.word());
             incident.apply(IncidentEvent::Pass, note, now).ok()?;

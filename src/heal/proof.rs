@@ -14,7 +14,7 @@ use crate::domain::plan::{Applied, Origin, Plan};
 use crate::domain::runbook::Runbook;
 use crate::domain::time::signed;
 use crate::phi::Scrubbed;
-use crate::store::KnownFinding;
+use crate::store::{Execution, KnownFinding};
 
 use super::HealError;
 use super::journal::StepResult;
@@ -74,6 +74,14 @@ impl App {
         detail.insert("decision".to_owned(), json!(what));
         detail.insert("by".to_owned(), json!(who));
         self.plain(EntryKind::Action, Some("recorded"), Some(what.to_owned()), detail, now)
+    }
+
+    /// An execution that can be neither verified nor undone.
+    pub(super) fn abandoned_entry(&self, execution: &Execution, why: String, now: Timestamp) -> Scrubbed<EntryDraft> {
+        let mut detail = plan_detail(&execution.plan);
+        detail.insert("execution".to_owned(), json!(execution.id.as_str()));
+        detail.insert("runbook".to_owned(), json!(execution.plan.runbook.as_str()));
+        self.plain(EntryKind::Action, Some("failed"), Some(why), detail, now)
     }
 
     fn plain(

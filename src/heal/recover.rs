@@ -1,24 +1,54 @@
 //! After a crash: an execution that had started is verified, never blindly run again.
 
 use crate::app::App;
+use crate::domain::id::CheckId;
+use crate::domain::incident::{Incident, IncidentEvent};
 use crate::domain::plan::Plan;
 use crate::store::Execution;
 use crate::telemetry::events;
 
 use super::HealError;
-use super::executor::{Run, passes};
+use super::executor::{Outcome, Run};
 use super::journal::{Interrupted, JournalEvent, replay};
 
 /// Brings every execution that nobody is running any more to an end; says how many there were.
 pub async fn recover(app: &App) -> Result<usize, HealError> {
-    let open = app.store.read(|tx| tx.open_executions()).await?;
+    recover_where(app, |_| true).await
+}
+
+/// The same for the executions of one check, before it is looked at again.
+pub(super) async fn recover_check(app: &App, check: &CheckId) -> Result<usize, HealError> {
+    let check = check.clone();
+    recover_where(app, move |incident| incident.check == check).await
+}
+
+async fn recover_where(
+    app: &App,
+    wanted: impl Fn(&Incident) -> bool + Send + 'static,
+) -> Result<usize, HealError> {
+    let open = app.store.read(move |tx| {
+        let mut open = tx.open_executions()?;
+        let mut missing = None;
+        open.retain(|execution| match tx.incident(&execution.plan.incident) {
+            Ok(incident) => incident.is_none_or(|incident| wanted(&incident)),
+            Err(error) => {
+                missing = Some(error);
+                false
+            }
+        });
+        missing.map_or(Ok(open), Err)
+    });
     let mut recovered = 0;
-    for execution in open {
+    for execution in open.await? {
         let Some(_lock) = app.execution_lock(&execution.plan)? else {
             continue;
         };
-        finish(app, &execution).await?;
-        recovered += 1;
+        // Whoever ran it may have ended it before letting go of the lock.
+        let id = execution.id.clone();
+        if app.store.read(move |tx| Ok(tx.open_executions()?.iter().any(|open| open.id == id))).await? {
+            finish(app, &execution).await?;
+            recovered += 1;
+        }
     }
     Ok(recovered)
 }
@@ -28,30 +58,57 @@ async fn finish(app: &App, execution: &Execution) -> Result<(), HealError> {
     let (id, incident) = (execution.id.clone(), plan.incident.clone());
     let (events, incident) =
         app.store.read(move |tx| Ok((tx.journal_of::<JournalEvent>(&id)?, tx.incident(&incident)?))).await?;
-    let missing =
-        |what: &str| HealError::Refused(format!("execution {} cannot be recovered: {what} is gone", execution.id));
-    let incident = incident.ok_or_else(|| missing("its incident"))?;
-    let runbook = app.catalog.runbooks.get(&plan.runbook).ok_or_else(|| missing("its runbook"))?;
-    let remediate = runbook.remediate.as_ref().ok_or_else(|| missing("its remediation"))?;
-    let check = incident.check.clone();
-    let before = app.store.read(move |tx| tx.finding(&check, &crate::domain::id::Target::host())).await?;
-    let before = before.ok_or_else(|| missing("its finding"))?.finding;
-    let run = Run { app, id: execution.id.clone(), plan, runbook, remediate, before: &before };
+    let Some(incident) = incident else { return abandon(app, execution, "its incident is gone").await };
+    let Some((runbook, remediate)) =
+        app.catalog.runbooks.get(&plan.runbook).and_then(|runbook| Some((runbook, runbook.remediate.as_ref()?)))
+    else {
+        return abandon(app, execution, "its runbook is gone or heals nothing any more").await;
+    };
+    if !app.catalog.runbooks.contains_key(&incident.check) {
+        return abandon(app, execution, "its check is gone").await;
+    }
+    let (check, target) = (incident.check.clone(), incident.target.clone());
+    let before = app.store.read(move |tx| tx.finding(&check, &target)).await?;
+    let Some(before) = before else { return abandon(app, execution, "its finding is gone").await };
+    let run = Run { app, id: execution.id.clone(), plan, runbook, remediate, before: &before.finding };
     let results = ended_steps(&events);
-    let Interrupted { snapshot, acted } = replay(events.into_iter().map(|(_, event)| event));
+    let Interrupted { snapshot, acted, undoing } = replay(events.into_iter().map(|(_, event)| event));
     events::recovering(plan, acted);
     match snapshot {
-        Some(snapshot) if acted => {
-            if passes(run.check_again().await.verdict) {
-                run.succeed(&results).await?;
-            } else {
-                run.undo(&snapshot, &results, "it was interrupted and the check does not pass".to_owned()).await?;
-            }
+        // Half undone may look like healed; undoing twice is safe.
+        Some(snapshot) if undoing => {
+            run.undo(&snapshot, &results, "undoing it was interrupted".to_owned()).await?;
         }
+        Some(snapshot) if acted => match run.verify().await {
+            Ok(after) => {
+                run.succeed(&results, after).await?;
+            }
+            Err(why) => {
+                run.undo(&snapshot, &results, format!("it was interrupted, and {why}")).await?;
+            }
+        },
         Some(_) | None => {
             run.give_up(&results, "it was interrupted before its first step".to_owned(), false).await?;
         }
     }
+    Ok(())
+}
+
+/// What can be neither verified nor undone any more goes to a person, and holds up nothing else.
+async fn abandon(app: &App, execution: &Execution, why: &str) -> Result<(), HealError> {
+    let (app_, execution, now) = (app.clone(), execution.clone(), app.clock.now());
+    let why = format!("it was interrupted and cannot be verified: {why}");
+    app.store
+        .write(move |tx| {
+            if let Some(mut incident) = tx.incident(&execution.plan.incident)?
+                && incident.apply(IncidentEvent::Escalate, why.clone(), now).is_ok()
+            {
+                tx.put_incident(&incident)?;
+            }
+            tx.end_execution(&execution.id, Outcome::Failed(String::new()).word(), now)?;
+            tx.append(&[app_.abandoned_entry(&execution, why, now)], &app_.seal_context()).map(drop)
+        })
+        .await?;
     Ok(())
 }
 

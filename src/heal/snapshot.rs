@@ -22,8 +22,17 @@ pub struct Snapshot {
 #[serde(deny_unknown_fields)]
 struct KeptFile {
     path: String,
-    /// Base64 and mode; `None` where there was no file.
-    was: Option<(String, u32)>,
+    /// `None` where there was no file.
+    was: Option<KeptContent>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptContent {
+    base64: String,
+    mode: u32,
+    uid: u32,
+    gid: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +89,12 @@ fn keep_file(host: &Host, path: &str) -> Result<KeptFile, HostError> {
     let was = match host.stat(path) {
         Err(HostError::Missing(_)) => None,
         Err(error) => return Err(error),
-        Ok(stat) if stat.kind == FileKind::File => Some((STANDARD.encode(host.read_bytes(path)?), stat.mode)),
+        Ok(stat) if stat.kind == FileKind::File => Some(KeptContent {
+            base64: STANDARD.encode(host.read_bytes(path)?),
+            mode: stat.mode,
+            uid: stat.uid,
+            gid: stat.gid,
+        }),
         Ok(_) => return Err(HostError::Garbage { what: path.to_owned(), why: "is not a regular file".to_owned() }),
     };
     Ok(KeptFile { path: path.to_owned(), was })
@@ -95,11 +109,11 @@ impl KeptFile {
     fn restore(&self, host: &Host) -> Result<(), HostError> {
         match &self.was {
             None => host.remove(&self.path),
-            Some((content, mode)) => {
+            Some(was) => {
                 let content = STANDARD
-                    .decode(content)
+                    .decode(&was.base64)
                     .map_err(|error| HostError::Garbage { what: self.path.clone(), why: error.to_string() })?;
-                host.replace(&self.path, &content, *mode)
+                host.replace(&self.path, &content, was.mode, Some((was.uid, was.gid)))
             }
         }
     }

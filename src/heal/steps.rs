@@ -32,7 +32,7 @@ pub(super) async fn apply(tools: Tools<'_>, step: &PlannedStep) -> Result<Applie
             PlannedAction::NftLoad { file, revert_after_s } => load_ruleset(tools, file, *revert_after_s).await,
             PlannedAction::Restore => {
                 tools.snapshot.restore(tools.host).await?;
-                disarm(tools.host, tools.execution).await;
+                disarm(tools.host, tools.work, tools.execution).await;
                 Ok(Applied::Repaired("the snapshot is back".to_owned()))
             }
         }
@@ -94,7 +94,7 @@ fn write_file(host: &Host, path: &str, content: &str, mode: u32) -> Result<Appli
         Err(HostError::Missing(_)) => file_diff(host, path, content).unwrap_or_else(|| format!("{path}: new, empty")),
         Err(error) => return Err(error),
     };
-    host.replace(path, content.as_bytes(), mode)?;
+    host.replace(path, content.as_bytes(), mode, None)?;
     Ok(Applied::Repaired(diff))
 }
 
@@ -112,17 +112,22 @@ async fn load_ruleset(tools: Tools<'_>, file: &str, revert_after_s: u64) -> Resu
     let after = format!("--on-active={revert_after_s}s");
     host.run_ok(Cmd::new(["systemd-run", "--quiet", "--collect", &unit, &after, "nft", "-f", &kept])).await?;
     if let Err(error) = host.run_ok(Cmd::new(["nft", "-f", file])).await {
-        disarm(host, tools.execution).await;
+        disarm(host, tools.work, tools.execution).await;
         return Err(error);
     }
     Ok(Applied::Repaired(format!("ruleset of {file} loaded; reverts in {revert_after_s} s unless verified")))
 }
 
-/// Stops the timer that would put the old ruleset back.
-pub(super) async fn disarm(host: &Host, execution: &RecordId) {
+/// Stops the timer that would put the old ruleset back, and drops the copy it would load.
+pub(super) async fn disarm(host: &Host, work: &Path, execution: &RecordId) {
+    let kept = work.join(format!("{execution}.nft"));
+    if !kept.exists() {
+        return;
+    }
     let timer = format!("{}.timer", dead_man(execution));
-    // Where no ruleset was loaded there is no such timer, and that is fine.
+    // A timer that has already run is gone, and that is fine.
     host.run(Cmd::new(["systemctl", "stop", &timer])).await.ok();
+    std::fs::remove_file(kept).ok();
 }
 
 fn dead_man(execution: &RecordId) -> String {

@@ -1,7 +1,8 @@
 //! Reading and replacing files below the host's root.
 
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
@@ -161,28 +162,64 @@ impl Host {
     }
 
     /// Replaces a file atomically: new file beside it, same directory, fsync, rename, fsync of the directory.
-    pub fn replace(&self, path: &str, content: &[u8], mode: u32) -> Result<(), HostError> {
-        let io = |error: &std::io::Error| HostError::from_io(path, error);
+    ///
+    /// Without `owner` a file that is there keeps its owner. The new file's name is always the same, so that what a
+    /// crash leaves behind goes with the next try.
+    pub fn replace(
+        &self,
+        path: &str,
+        content: &[u8],
+        mode: u32,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), HostError> {
+        let io = |error: std::io::Error| HostError::from_io(path, &error);
         let full = self.path(path);
-        let dir = full.parent().ok_or_else(|| HostError::Missing(format!("directory of {path}")))?;
-        let mut file = tempfile::Builder::new()
-            .prefix(".malachor-")
-            .permissions(std::fs::Permissions::from_mode(mode))
-            .tempfile_in(dir)
-            .map_err(|error| io(&error))?;
-        std::io::Write::write_all(&mut file, content).map_err(|error| io(&error))?;
-        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).map_err(|error| io(&error))?;
-        file.as_file().sync_all().map_err(|error| io(&error))?;
-        file.persist(&full).map_err(|error| io(&error.error))?;
-        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| io(&error))
+        let (dir, new) = beside(&full).ok_or_else(|| HostError::Missing(format!("directory of {path}")))?;
+        let owner = owner.or_else(|| self.stat(path).ok().map(|stat| (stat.uid, stat.gid)));
+        let write = || {
+            remove_if_there(&new)?;
+            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            std::io::Write::write_all(&mut file, content)?;
+            let now = file.metadata()?;
+            if let Some((uid, gid)) = owner
+                && (now.uid(), now.gid()) != (uid, gid)
+            {
+                std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+            }
+            file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+            file.sync_all()?;
+            std::fs::rename(&new, &full)?;
+            std::fs::File::open(dir)?.sync_all()
+        };
+        let written = write();
+        if written.is_err() {
+            remove_if_there(&new).ok();
+        }
+        written.map_err(io)
     }
 
-    /// Removes a file; it is no error if it is not there.
+    /// Removes a file and what a crash may have left beside it; it is no error if nothing is there.
     pub fn remove(&self, path: &str) -> Result<(), HostError> {
-        match std::fs::remove_file(self.path(path)) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(HostError::from_io(path, &error)),
-        }
+        let full = self.path(path);
+        let remove = || {
+            if let Some((_, new)) = beside(&full) {
+                remove_if_there(&new)?;
+            }
+            remove_if_there(&full)
+        };
+        remove().map_err(|error| HostError::from_io(path, &error))
+    }
+}
+
+/// The directory of a file, and the name its next content is written under.
+fn beside(full: &Path) -> Option<(&Path, PathBuf)> {
+    let (dir, name) = (full.parent()?, full.file_name()?);
+    Some((dir, dir.join(format!(".malachor-{}", name.to_string_lossy()))))
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }

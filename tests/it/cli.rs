@@ -70,9 +70,11 @@ fn the_plan_that_is_printed_is_the_plan_that_runs() {
 
 #[test]
 fn a_guard_that_says_no_is_status_three_and_nothing_happens() {
-    let place = with_file("observe", "bad");
-    assert_eq!(place.run(&["heal", "--apply", "--by", "tester", "--check", FILE]).status.code(), Some(3));
-    place.ok(&["mode", "heal", "--by", "tester"]);
+    let observing = with_file("observe", "bad");
+    observing.ok(&["mode", "heal", "--by", "tester"]);
+    assert_eq!(observing.run(&["heal", "--apply", "--by", "tester", "--check", FILE]).status.code(), Some(3));
+    assert_eq!(facts(&observing), "{\"state\": \"bad\"}", "the strictest mode wins");
+    let place = with_file("heal", "bad");
     place.ok(&["kill-switch", "on", "--by", "tester"]);
     assert_eq!(place.run(&["heal", "--apply", "--by", "tester", "--check", FILE]).status.code(), Some(3));
     assert_eq!(facts(&place), "{\"state\": \"bad\"}");

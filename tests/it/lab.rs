@@ -100,7 +100,7 @@ fn shipped_runbooks_heal_a_real_host() {
     let Some(lab) = Lab::boot("runbooks") else { return };
     let path = lab.install_binary();
     lab.ok(&[path, "keys", "init"]);
-    lab.ok(&[path, "mode", "heal", "--by", "anna"]);
+    lab.write("/etc/malachor/config.toml", "[heal]\nmode = \"heal\"\n", 0o644);
     lab.ok(&["mkdir", "-p", "/root/.ssh"]);
     lab.write("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA anna\n", 0o600);
     lab.write("/etc/nftables.conf", RULESET, 0o644);
