@@ -53,11 +53,7 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
         Some(address) => Some(http::serve(address).await?),
         None => None,
     };
-    tracing::info!(
-        checks = app.checks().count(),
-        mode = app.config().heal.mode.word(),
-        "the agent is ready"
-    );
+    tracing::info!(checks = app.checks().count(), mode = app.config().heal.mode.word(), "the agent is ready");
     notify(&[NotifyState::Ready, NotifyState::Status("checking")]);
     let mut tasks: JoinSet<(Option<CheckId>, Result<(), HealError>)> = JoinSet::new();
     // Verifying what was interrupted may take minutes; nothing waits for it but its own check.
