@@ -51,7 +51,7 @@ impl Catalog {
             .map_err(|error| Diagnostics(vec![Diagnostic::at("hipaa-controls.json", "", (0, 0), error)]))?;
         let mut complaints = Vec::new();
         let mut runbooks: BTreeMap<CheckId, Runbook> = BTreeMap::new();
-        for (file, text) in files.iter().filter(|(_, text)| !is_rules(text)) {
+        for (file, text) in built_in_first(files).filter(|(_, text)| !is_rules(text)) {
             match compile_runbook(file, text, &controls) {
                 Ok(runbook) => {
                     if let Some(earlier) = runbooks.insert(runbook.id.clone(), runbook)
@@ -69,7 +69,7 @@ impl Catalog {
             }
         }
         let mut rules: BTreeMap<String, Rule> = BTreeMap::new();
-        for (file, text) in files.iter().filter(|(_, text)| is_rules(text)) {
+        for (file, text) in built_in_first(files).filter(|(_, text)| is_rules(text)) {
             match compile_rules(file, text, &runbooks) {
                 Ok(found) => rules.extend(found.into_iter().map(|rule| (rule.id.to_string(), rule))),
                 Err(found) => complaints.extend(found),
@@ -98,6 +98,13 @@ impl Catalog {
 }
 
 const BUILT_IN: &str = "built-in/";
+
+/// What comes later overrides.
+fn built_in_first(files: &Files) -> impl Iterator<Item = (&String, &String)> {
+    let built_in = |file: &str| file.starts_with(BUILT_IN);
+    let own = files.iter().filter(move |(file, _)| !built_in(file));
+    files.iter().filter(move |(file, _)| built_in(file)).chain(own)
+}
 
 /// A file is a list of rules if it says so at its top level; any other is a runbook.
 fn is_rules(text: &str) -> bool {
@@ -213,6 +220,18 @@ mod tests {
             assert!(examples >= 2, "{}: a rule shows what it matches and what it leaves alone", rule.id);
             assert_eq!(wrong, [], "{}", rule.id);
         }
+    }
+
+    #[test]
+    fn a_directory_overrides_what_is_compiled_in_wherever_it_lies() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("disk.yaml"), disk().replace("severity: high", "severity: low")).unwrap();
+        let rule = "rules:\n- { id: L1-DISK-CLEAN, priority: 1, when: 'check == \"RB-DISK-001\" and \"disk_full\" in reasons', run: RB-DISK-001, cooldown: 1s, max_attempts: 1 }\n";
+        std::fs::write(dir.path().join("rules.yaml"), rule).unwrap();
+        let catalog = Catalog::load(Some(dir.path())).unwrap_or_else(|error| panic!("{error}"));
+        let severity = catalog.runbooks.get(&"RB-DISK-001".parse().unwrap()).unwrap().severity;
+        assert_eq!(severity, crate::domain::runbook::Severity::Low);
+        assert_eq!(catalog.rules.get(&"L1-DISK-CLEAN".parse().unwrap()).unwrap().max_attempts, 1);
     }
 
     fn lint(text: &str) -> String {

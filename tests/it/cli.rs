@@ -27,6 +27,7 @@ fn each_exit_status_is_reached() {
 #[test]
 fn dry_run_shows_the_plan_and_changes_nothing() {
     let place = with_file("heal", "bad");
+    place.run(&["check", "run", FILE]);
     let before = tree(place.dir.path());
     let output = place.run(&["heal", "--dry-run", "--check", FILE]);
     assert_eq!(output.status.code(), Some(1));

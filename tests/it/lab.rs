@@ -1,6 +1,9 @@
 //! Tests on a real host with systemd as PID 1.
 
+mod guards;
 mod harness;
+mod heals;
+mod practice;
 
 pub(crate) use harness::Lab;
 

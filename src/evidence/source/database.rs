@@ -179,7 +179,8 @@ pub(crate) fn private_copy(path: &Path) -> Result<TempDir, SourceError> {
     let pair = [path.to_owned(), beside(path, "-wal")];
     for _ in 0..COPIES {
         let before = pair.iter().map(|file| stamp(file)).collect::<Result<Vec<_>, _>>()?;
-        for file in &pair {
+        // A database that was closed cleanly has no WAL.
+        for file in pair.iter().filter(|file| file.exists()) {
             fs::copy(file, dir.path().join(name_of(file))).map_err(io_error(file))?;
         }
         if before == pair.iter().map(|file| stamp(file)).collect::<Result<Vec<_>, _>>()? {
