@@ -160,7 +160,11 @@ fn size_of(path: &Path) -> u64 {
 
 fn stamp(path: &Path) -> Result<Stamp, SourceError> {
     let of = |meta: Metadata| (meta.len(), meta.modified().ok());
-    fs::metadata(path).map(of).map_err(io_error(path))
+    match fs::metadata(path) {
+        // No WAL is as good as an empty one.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok((0, None)),
+        found => found.map(of).map_err(io_error(path)),
+    }
 }
 
 /// A path as part of a SQLite URI.
