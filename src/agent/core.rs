@@ -30,6 +30,7 @@ pub(super) struct Core {
 struct Slot {
     every: Duration,
     next: Since,
+    last: Since,
     running: bool,
 }
 
@@ -46,7 +47,7 @@ impl Core {
             .enumerate()
             .map(|(index, (id, every))| {
                 let next = Duration::from_millis(200).saturating_mul(u32::try_from(index).unwrap_or(u32::MAX));
-                (id, Slot { every, next, running: false })
+                (id, Slot { every, next, last: Since::ZERO, running: false })
             })
             .collect();
         // The first heartbeat waits for the first round, so that it has a posture to state.
@@ -62,6 +63,7 @@ impl Core {
         for (id, slot) in &mut self.checks {
             if !slot.running && slot.next <= now {
                 slot.running = true;
+                slot.last = now;
                 slot.next = now + jittered(slot.every, self.jitter_percent, chance());
                 due.push(Due::Check(id.clone()));
             }
@@ -71,6 +73,13 @@ impl Core {
             due.push(Due::Heartbeat);
         }
         due
+    }
+
+    /// Brings a check forward: it runs again at the earliest `pause` after its last start.
+    pub(super) fn hasten(&mut self, check: &CheckId, pause: Duration) {
+        if let Some(slot) = self.checks.get_mut(check) {
+            slot.next = slot.next.min(slot.last + pause);
+        }
     }
 
     /// A check ended, however it went.
@@ -120,6 +129,22 @@ mod tests {
         }
         assert_eq!(runs.get(&slow), Some(&1));
         assert!(*runs.get(&"RB-T1-001".parse().unwrap()).unwrap() >= 10);
+    }
+
+    #[test]
+    fn a_check_that_waits_for_something_is_brought_forward() {
+        let every = Duration::from_hours(24);
+        let id: CheckId = "RB-T0-001".parse().unwrap();
+        let mut core = Core::new([(id.clone(), every)], Duration::from_hours(48), 0);
+        let due = |core: &mut Core, now| core.poll(now, || 0.5).contains(&Due::Check("RB-T0-001".parse().unwrap()));
+        assert!(due(&mut core, Duration::ZERO));
+        core.ended(&id);
+        core.hasten(&id, Duration::from_mins(5));
+        assert!(!due(&mut core, Duration::from_mins(4)));
+        assert!(due(&mut core, Duration::from_mins(5)));
+        core.ended(&id);
+        core.hasten(&id, Duration::ZERO);
+        assert!(due(&mut core, Duration::from_mins(5)));
     }
 
     proptest! {

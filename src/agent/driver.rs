@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::app::{App, AppError};
 use crate::domain::id::CheckId;
+use crate::domain::incident::IncidentState;
 use crate::heal::{self, HealError, Reach};
 use crate::host::{FileLock, HostError};
 use crate::telemetry::metrics::METRICS;
@@ -20,6 +21,8 @@ use super::http;
 const GRACE: Duration = Duration::from_mins(1);
 /// How often the agent makes sure that it lives, at least.
 const PULSE: Duration = Duration::from_secs(10);
+/// How soon a check runs again while its incident waits for a window, a pause or another attempt.
+const WAITING: Duration = Duration::from_mins(5);
 
 /// Why the agent could not run.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +56,7 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
         Some(address) => Some(http::serve(address).await?),
         None => None,
     };
-    tracing::info!(
-        checks = app.checks().count(),
-        mode = app.config().heal.mode.word(),
-        "the agent is ready"
-    );
+    tracing::info!(checks = app.checks().count(), mode = app.config().heal.mode.word(), "the agent is ready");
     notify(&[NotifyState::Ready, NotifyState::Status("checking")]);
     let mut tasks: JoinSet<(Option<CheckId>, Result<(), HealError>)> = JoinSet::new();
     // Verifying what was interrupted may take minutes; nothing waits for it but its own check.
@@ -77,7 +76,9 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-        pulse(app).await;
+        for (check, pause) in pulse(app).await {
+            core.hasten(&check, pause);
+        }
     }
     notify(&[NotifyState::Stopping]);
     tracing::info!(running = tasks.len(), "stopping: what runs is brought to its end");
@@ -126,18 +127,39 @@ fn settle(core: &mut Core, ended: Result<(Option<CheckId>, Result<(), HealError>
     }
 }
 
-/// Progress is proven by the store's answer; only then is the watchdog fed.
-async fn pulse(app: &App) {
-    let counted = app.store.read(|tx| Ok((tx.outbox()?.0, tx.log_size()?))).await;
-    match counted {
-        Ok((waiting, size)) => {
+/// Progress is proven by the store's answer; only then is the watchdog fed. Says which checks are to run sooner: those
+/// with a fresh yes at once, those whose incident waits for something within minutes.
+async fn pulse(app: &App) -> Vec<(CheckId, Duration)> {
+    let asked = app.store.read(|tx| {
+        let granted: Vec<_> = tx.approvals(&["granted"])?.into_iter().map(|approval| approval.incident).collect();
+        Ok((tx.outbox()?.0, tx.log_size()?, tx.incidents(false)?, granted))
+    });
+    match asked.await {
+        Ok((waiting, size, incidents, granted)) => {
             METRICS.outbox.set(i64::try_from(waiting).unwrap_or(i64::MAX));
             METRICS.log_size.set(i64::try_from(size).unwrap_or(i64::MAX));
             app.progress.made(app.clock.now());
             METRICS.progress.set(app.progress.at());
             notify(&[NotifyState::Watchdog]);
+            let sooner = incidents.into_iter().filter_map(|incident| match incident.state {
+                IncidentState::WaitingApproval if granted.contains(&incident.id) => {
+                    Some((incident.check, Duration::ZERO))
+                }
+                IncidentState::Open | IncidentState::WaitingWindow => Some((incident.check, WAITING)),
+                IncidentState::WaitingApproval
+                | IncidentState::Planned
+                | IncidentState::Healing
+                | IncidentState::Verifying
+                | IncidentState::Resolved
+                | IncidentState::Escalated
+                | IncidentState::Suppressed => None,
+            });
+            sooner.collect()
         }
-        Err(error) => tracing::error!("the store does not answer: {error}"),
+        Err(error) => {
+            tracing::error!("the store does not answer: {error}");
+            Vec::new()
+        }
     }
 }
 

@@ -117,15 +117,16 @@ impl IncidentState {
         let waiting = self.may_heal();
         let acting = self.is_acting();
         let next = match event {
-            E::Plan if waiting => Self::Planned,
-            E::AskApproval if waiting => Self::WaitingApproval,
-            E::Defer if waiting => Self::WaitingWindow,
+            // What a person was asked about is decided anew when the circumstances change.
+            E::Plan if waiting || self == Self::Escalated => Self::Planned,
+            E::AskApproval if waiting || self == Self::Escalated => Self::WaitingApproval,
+            E::Defer if waiting || self == Self::Escalated => Self::WaitingWindow,
             E::Start if waiting || self == Self::Escalated => Self::Healing,
             E::StepsDone if self == Self::Healing => Self::Verifying,
             E::Pass if !self.is_closed() => Self::Resolved,
             E::Retry if acting => Self::Open,
             E::Escalate if waiting || acting || self == Self::Escalated => Self::Escalated,
-            E::Suppress if waiting || self == Self::Suppressed => Self::Suppressed,
+            E::Suppress if waiting || matches!(self, Self::Escalated | Self::Suppressed) => Self::Suppressed,
             E::Plan
             | E::AskApproval
             | E::Defer
@@ -174,6 +175,8 @@ pub struct Incident {
     pub attempts_of: Option<String>,
     /// When the last attempt ended.
     pub last_attempt_at: Option<Timestamp>,
+    /// An attempt ended with a person being asked: hands off until the check passes or the runbook changes.
+    pub held: bool,
     /// The plan as last made.
     pub plan: Option<Plan>,
     /// Why it stands where it stands, in a sentence.
@@ -195,6 +198,13 @@ impl Incident {
             self.resolved_at = Some(now);
         }
         Ok(())
+    }
+
+    /// Whether it may be decided about again: it waits, or a person was asked about drift that nobody has tried to heal
+    /// with this version of the runbook.
+    pub fn may_be_decided(&self, runbook_sha256: &str) -> bool {
+        let tried = self.held && self.attempts_of.as_deref() == Some(runbook_sha256);
+        self.state.may_heal() || (self.state == IncidentState::Escalated && self.class == Class::Drift && !tried)
     }
 
     /// Attempts made with this runbook hash.

@@ -323,6 +323,7 @@ impl Run<'_> {
                 let change = corrective(tx, &before)?;
                 tx.put_finding(&after)?;
                 incident.last_attempt_at = Some(now);
+                incident.held = event == IncidentEvent::Escalate;
                 incident.apply(event, note.clone(), now).map_err(|error| StoreError::Corrupt(error.to_string()))?;
                 tx.put_incident(&incident)?;
                 tx.end_execution(&id, word, now)?;

@@ -55,7 +55,7 @@ pub async fn run_check(app: &App, runbook: &Runbook, reach: Reach) -> Result<Che
     let finding = look(app, runbook).await;
     let (known, incident) = record(app, runbook, finding).await?;
     events::checked(&known.finding, known.since == known.finding.observed_at);
-    let Some(incident) = incident.filter(|incident| incident.state.may_heal()) else {
+    let Some(incident) = incident.filter(|incident| incident.may_be_decided(&runbook.sha256)) else {
         return Ok(CheckRun { known, incident: None, proposal: None, outcome: None });
     };
     let (incident, proposal) = decide(app, runbook, incident, &known.finding).await?;
@@ -140,6 +140,7 @@ fn follow(
         (open, Verdict::Unknown) => open,
         (Some(mut incident), Verdict::Fail) => {
             incident.reasons.clone_from(&finding.reasons);
+            incident.class = class_of(finding);
             if let Some(signature) = signature_of(finding, runbook) {
                 incident.signature = signature;
             }
@@ -154,7 +155,7 @@ fn follow(
 }
 
 fn open_new(finding: &Finding, runbook: &Runbook, id: RecordId, now: Timestamp) -> Option<Incident> {
-    let class = if finding.is_drift() { Class::Drift } else { Class::NeverConfigured };
+    let class = class_of(finding);
     let mut incident = Incident {
         id,
         check: finding.check.clone(),
@@ -170,6 +171,7 @@ fn open_new(finding: &Finding, runbook: &Runbook, id: RecordId, now: Timestamp) 
         attempts: 0,
         attempts_of: None,
         last_attempt_at: None,
+        held: false,
         plan: None,
         note: "just seen".to_owned(),
     };
@@ -178,6 +180,10 @@ fn open_new(finding: &Finding, runbook: &Runbook, id: RecordId, now: Timestamp) 
     }
     events::opened(&incident);
     Some(incident)
+}
+
+fn class_of(finding: &Finding) -> Class {
+    if finding.is_drift() { Class::Drift } else { Class::NeverConfigured }
 }
 
 fn signature_of(finding: &Finding, runbook: &Runbook) -> Option<crate::domain::id::PatternSignature> {

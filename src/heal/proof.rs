@@ -19,10 +19,15 @@ use crate::store::{Execution, KnownFinding};
 use super::HealError;
 use super::journal::StepResult;
 
-/// Bytes kept of one sentence or output in a statement.
-const TEXT_CAP: usize = 600;
+/// Bytes kept of one sentence or output in a statement: all of them together stay below the envelope's 32 KiB, whatever
+/// a runbook or a program says, so that an outcome can always be written down.
+const TEXT_CAP: usize = 300;
 /// Steps described in one statement.
-const STEPS_CAP: usize = 24;
+const STEPS_CAP: usize = 16;
+/// Reasons described in one statement.
+const REASONS_CAP: usize = 24;
+/// Checks listed one by one in a heartbeat or schedule; beyond it only their number and digest are.
+const CHECKS_CAP: usize = 120;
 
 /// What a person or Malachor did, for an action entry.
 pub(super) struct Act<'a> {
@@ -41,7 +46,7 @@ impl App {
         detail.insert("severity".to_owned(), json!(runbook.severity.word()));
         let reasons: Vec<Value> = finding
             .reasons
-            .iter()
+            .iter().take(REASONS_CAP)
             .map(|reason| json!({"word": reason.word, "verdict": reason.verdict.word(), "class": reason.class, "say": cap(&reason.say)}))
             .collect();
         detail.insert("reasons".to_owned(), Value::Array(reasons));
@@ -171,11 +176,11 @@ fn first_say(finding: &Finding) -> Option<String> {
 }
 
 fn cap(text: &str) -> String {
-    let mut kept: String = text.chars().filter(|c| !c.is_control() || *c == '\n').take(TEXT_CAP).collect();
-    if kept.chars().count() == TEXT_CAP {
-        kept.push('…');
+    let clean: String = text.chars().filter(|c| !c.is_control() || *c == '\n').collect();
+    match clean.get(..clean.floor_char_boundary(TEXT_CAP)) {
+        Some(kept) if kept.len() < clean.len() => format!("{kept}…"),
+        Some(_) | None => clean,
     }
-    kept
 }
 
 /// Writes a signed heartbeat with the posture: passing is evidence too.
@@ -187,7 +192,7 @@ pub async fn heartbeat(app: &App) -> Result<(), HealError> {
             let exceptions = tx.exceptions()?;
             let findings = tx.findings()?;
             let verdicts = findings.iter().filter_map(|known| {
-                let runbook = app_.catalog.runbooks.get(&known.finding.check)?;
+                let runbook = app_.checks().find(|runbook| runbook.id == known.finding.check)?;
                 let verdict =
                     fresh_verdict(known.finding.verdict, known.finding.observed_at, signed(app_.every(runbook)), now);
                 Some((known, verdict, excepted(&exceptions, &known.finding, &runbook.hipaa, now)))
@@ -198,9 +203,13 @@ pub async fn heartbeat(app: &App) -> Result<(), HealError> {
             detail.insert("posture".to_owned(), serde_json::to_value(posture).unwrap_or(Value::Null));
             let checks =
                 verdicts.iter().map(|(known, verdict, _)| (known.finding.check.to_string(), json!(verdict.word())));
-            detail.insert("checks".to_owned(), Value::Object(checks.collect()));
+            let count = verdicts.len();
+            detail.insert("checkCount".to_owned(), json!(count));
+            if count <= CHECKS_CAP {
+                detail.insert("checks".to_owned(), Value::Object(checks.collect()));
+            }
             let covered = verdicts.iter().filter(|(_, _, excepted)| *excepted == Excepted::Yes);
-            let covered = covered.map(|(known, ..)| json!(known.finding.check.as_str()));
+            let covered = covered.take(CHECKS_CAP).map(|(known, ..)| json!(known.finding.check.as_str()));
             detail.insert("excepted".to_owned(), Value::Array(covered.collect()));
             detail.insert("openIncidents".to_owned(), json!(tx.incidents(false)?.len()));
             tx.append(&[app_.plain(EntryKind::Heartbeat, None, None, detail, now)], &app_.seal_context())?;
@@ -230,7 +239,11 @@ pub async fn schedule(app: &App) -> Result<(), HealError> {
             }
             tx.put_setting("schedule", &digest, "malachor", now)?;
             let mut detail = Map::new();
-            detail.insert("checks".to_owned(), Value::Object(checks));
+            detail.insert("checkCount".to_owned(), json!(checks.len()));
+            detail.insert("sha256".to_owned(), json!(digest));
+            if checks.len() <= CHECKS_CAP {
+                detail.insert("checks".to_owned(), Value::Object(checks));
+            }
             tx.append(&[app_.plain(EntryKind::Schedule, None, None, detail, now)], &app_.seal_context())?;
             Ok(())
         })

@@ -22,10 +22,7 @@ pub(super) async fn recover_check(app: &App, check: &CheckId) -> Result<usize, H
     recover_where(app, move |incident| incident.check == check).await
 }
 
-async fn recover_where(
-    app: &App,
-    wanted: impl Fn(&Incident) -> bool + Send + 'static,
-) -> Result<usize, HealError> {
+async fn recover_where(app: &App, wanted: impl Fn(&Incident) -> bool + Send + 'static) -> Result<usize, HealError> {
     let open = app.store.read(move |tx| {
         let mut open = tx.open_executions()?;
         let mut missing = None;

@@ -165,13 +165,7 @@ impl Host {
     ///
     /// Without `owner` a file that is there keeps its owner. The new file's name is always the same, so that what a
     /// crash leaves behind goes with the next try.
-    pub fn replace(
-        &self,
-        path: &str,
-        content: &[u8],
-        mode: u32,
-        owner: Option<(u32, u32)>,
-    ) -> Result<(), HostError> {
+    pub fn replace(&self, path: &str, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<(), HostError> {
         let io = |error: std::io::Error| HostError::from_io(path, &error);
         let full = self.path(path);
         let (dir, new) = beside(&full).ok_or_else(|| HostError::Missing(format!("directory of {path}")))?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -24,9 +25,26 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 /// A handle to the store; clones share one writer thread, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub struct Store {
-    jobs: mpsc::UnboundedSender<Job>,
+    writer: Arc<Writer>,
     log: Option<Arc<LogWriter>>,
     path: PathBuf,
+}
+
+/// The writer thread. Dropping it waits until the database is closed, so that SQLite folds the WAL back into the file.
+#[derive(Debug)]
+struct Writer {
+    jobs: Option<mpsc::UnboundedSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A writer that ended in a defect has already failed its callers.
+            thread.join().ok();
+        }
+    }
 }
 
 /// One transaction: everything in it happens, or nothing.
@@ -59,7 +77,7 @@ impl Store {
         let mut connection = connect(&path)?;
         migrate::run(&mut connection, &path)?;
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
                 while let Some(job) = queue.blocking_recv() {
@@ -67,7 +85,8 @@ impl Store {
                 }
             })
             .map_err(|error| StoreError::Open { path: path.clone(), why: error.to_string() })?;
-        Ok(Self { jobs, log: log.map(Arc::new), path })
+        let writer = Arc::new(Writer { jobs: Some(jobs), thread: Some(thread) });
+        Ok(Self { writer, log: log.map(Arc::new), path })
     }
 
     /// The database file.
@@ -115,7 +134,7 @@ impl Store {
             // Nobody waits any more: the work itself is done all the same.
             answer.send(work(connection)).ok();
         });
-        self.jobs.send(job).map_err(|_| StoreError::Gone)?;
+        self.writer.jobs.as_ref().ok_or(StoreError::Gone)?.send(job).map_err(|_| StoreError::Gone)?;
         result.await.map_err(|_| StoreError::Gone)?
     }
 }

@@ -1,108 +1,8 @@
 //! The program as people and programs meet it: help, exit statuses, JSON, the documentation's examples.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
-use tempfile::TempDir;
-
-/// A place of its own for one test: a state directory and a configuration.
-struct Place {
-    dir: TempDir,
-}
-
-impl Place {
-    fn new(config: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("state");
-        let text = format!("[agent]\nstate_dir = {:?}\n{config}", state.display().to_string());
-        std::fs::write(dir.path().join("malachor.toml"), text).unwrap();
-        Self { dir }
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let config = self.dir.path().join("malachor.toml");
-        program(&[&["--config", config.to_str().unwrap()], args].concat())
-    }
-
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
-        stdout(&output)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
-
-fn program(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_malachor")).args(args).env("COLUMNS", "100").output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-/// A check of a file's content, healed by writing it.
-const RUNBOOK: &str = r#"
-id: RB-TEST-FILE-001
-title: The file says so
-hipaa: ["164.312(b)"]
-severity: low
-target: host
-detect: { every: 1h, timeout: 5s, exec: [cat, "FACTS"] }
-expect:
-  - that: facts.state == "good"
-    reason: not_good
-    say: "It says {{ facts.state }}"
-remediate:
-  disruptive: false
-  tiers: [L1, L3]
-  snapshot: [ { files: ["FACTS"] } ]
-  steps: [ { file: { path: "FACTS", content: '{"state": "good"}', mode: "0644" } } ]
-rollback: [ { restore: snapshot } ]
-tests:
-  - { name: good, facts: { state: good }, verdict: pass }
-  - { name: bad, facts: { state: bad }, verdict: fail, reasons: [not_good] }
-"#;
-
-const RULES: &str = r#"
-rules:
-  - id: L1-FILE
-    priority: 1
-    when: check == "RB-TEST-FILE-001" and "not_good" in reasons
-    run: RB-TEST-FILE-001
-    cooldown: 1s
-    max_attempts: 2
-"#;
-
-/// A place whose catalogue has the file check, with the file saying `state`.
-fn with_file(mode: &str, state: &str) -> Place {
-    let place = Place::new("");
-    let facts = place.write("facts.json", &format!("{{\"state\": \"{state}\"}}"));
-    place.write("catalog/file.yaml", &RUNBOOK.replace("FACTS", &facts));
-    place.write("catalog/rules.yaml", RULES);
-    let catalog = place.dir.path().join("catalog");
-    let state_dir = place.dir.path().join("state");
-    let config =
-        format!("[agent]\nstate_dir = {state_dir:?}\n[heal]\nmode = \"{mode}\"\n[catalog]\ndir = {catalog:?}\n");
-    place.write("malachor.toml", &config);
-    place.ok(&["keys", "init"]);
-    place
-}
-
-const FILE: &str = "RB-TEST-FILE-001";
-
-fn facts(place: &Place) -> String {
-    std::fs::read_to_string(place.dir.path().join("facts.json")).unwrap()
-}
+use crate::place::{FILE, Place, facts, program, stderr, stdout, with_file};
 
 #[test]
 fn help_says_what_there_is() {
@@ -127,6 +27,7 @@ fn each_exit_status_is_reached() {
 #[test]
 fn dry_run_shows_the_plan_and_changes_nothing() {
     let place = with_file("heal", "bad");
+    place.run(&["check", "run", FILE]);
     let before = tree(place.dir.path());
     let output = place.run(&["heal", "--dry-run", "--check", FILE]);
     assert_eq!(output.status.code(), Some(1));

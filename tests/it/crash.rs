@@ -93,8 +93,8 @@ impl Bench {
     }
 
     fn run(&self, args: &[&str]) -> Output {
-        let argv = self.command(args);
-        Command::new(&argv[0]).args(&argv[1..]).output().unwrap()
+        let words = self.command(args);
+        Command::new(&words[0]).args(&words[1..]).output().unwrap()
     }
 
     /// Runs and is killed at the `nth` such call of a thread; whether it came to that.

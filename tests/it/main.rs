@@ -2,6 +2,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests start programs and read the environment")]
 
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod crash;
@@ -11,6 +13,8 @@ mod evidence;
 mod lab;
 #[cfg(test)]
 mod layering;
+#[cfg(test)]
+mod place;
 #[cfg(test)]
 mod skip;
 #[cfg(test)]

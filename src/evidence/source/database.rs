@@ -160,7 +160,11 @@ fn size_of(path: &Path) -> u64 {
 
 fn stamp(path: &Path) -> Result<Stamp, SourceError> {
     let of = |meta: Metadata| (meta.len(), meta.modified().ok());
-    fs::metadata(path).map(of).map_err(io_error(path))
+    match fs::metadata(path) {
+        // No WAL is as good as an empty one.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok((0, None)),
+        found => found.map(of).map_err(io_error(path)),
+    }
 }
 
 /// A path as part of a SQLite URI.
@@ -179,7 +183,8 @@ pub(crate) fn private_copy(path: &Path) -> Result<TempDir, SourceError> {
     let pair = [path.to_owned(), beside(path, "-wal")];
     for _ in 0..COPIES {
         let before = pair.iter().map(|file| stamp(file)).collect::<Result<Vec<_>, _>>()?;
-        for file in &pair {
+        // A database that was closed cleanly has no WAL.
+        for file in pair.iter().filter(|file| file.exists()) {
             fs::copy(file, dir.path().join(name_of(file))).map_err(io_error(file))?;
         }
         if before == pair.iter().map(|file| stamp(file)).collect::<Result<Vec<_>, _>>()? {

@@ -34,13 +34,12 @@ fn flip(bytes: &[u8], at: usize, bit: usize) -> Vec<u8> {
 #[test]
 fn any_flipped_byte_of_an_entry_is_found_at_that_entry() {
     let (small, grown) = (Log::small(), Log::grown());
-    // Every byte of one whole entry; of the others a scattered sample.
-    flip_entry(&small, 3, usize::MAX);
-    for place in [0, 5] {
-        flip_entry(&small, place, 60);
+    // Scattered over the whole line, so that every member of the envelope is met.
+    for place in [0, 3, 5] {
+        flip_entry(&small, place, 40);
     }
     for place in PLACES {
-        flip_entry(&grown, place, 4);
+        flip_entry(&grown, place, 2);
     }
 }
 
@@ -72,7 +71,7 @@ fn any_flipped_byte_of_exported_files_is_found() {
     for name in ["seg/000000000200-000000000259.intoto.jsonl", "checkpoints/000000000100.txt", "checkpoint.txt"] {
         let path = out.path().join(name);
         let bytes = fs::read(&path).unwrap();
-        for at in scattered(bytes.len(), 6) {
+        for at in scattered(bytes.len(), 3) {
             fs::write(&path, flip(&bytes, at, at / 8)).unwrap();
             assert_eq!(check(out.path(), &trust).exit_code(), 1, "{name} byte {at}");
         }
@@ -84,7 +83,7 @@ fn any_flipped_byte_of_exported_files_is_found() {
 #[test]
 fn any_flipped_byte_of_a_head_is_found_at_that_head() {
     let (small, grown) = (Log::small(), Log::grown());
-    for (log, sizes, step) in [(&small, &[1, SMALL][..], 1), (&grown, &[100, 256, SIZE], 29)] {
+    for (log, sizes, step) in [(&small, &[1, SMALL][..], 5), (&grown, &[100, 256, SIZE], 61)] {
         let (trust, conn) = (trust(log), log.unguarded());
         for size in sizes {
             let note = log.head(*size);

@@ -21,7 +21,7 @@ fn drift(practice: &Practice) {
 }
 
 fn is_untouched(practice: &Practice) {
-    practice.look_twice();
+    Practice::look_twice();
     assert_eq!(practice.lab.read(FACTS), BAD, "{}", practice.story());
     let acted = ["repaired", "kept", "undone", "failed"];
     let outcomes = practice.outcomes();
@@ -59,7 +59,7 @@ fn what_does_not_help_is_undone_and_goes_to_a_person() {
     let incident = practice.until_newest_is("escalated");
     assert!(incident["note"].as_str().unwrap().contains("undone"), "{incident:#}");
     assert_eq!(tree(&practice), before, "bytes, mode, owner, unit");
-    practice.look_twice();
+    Practice::look_twice();
     assert_eq!(practice.outcomes(), ["undone"], "one attempt, told once");
     let action = &practice.actions()[0];
     assert_eq!((&action["detail"]["incidentState"], &action["detail"]["after"]), (&json!("escalated"), &json!("fail")));
@@ -84,7 +84,7 @@ fn what_comes_and_goes_is_left_to_a_person_the_third_time() {
     practice.lab.ok(&["systemctl", "kill", "--signal=KILL", "ehr.service"]);
     let incident = practice.until_incident(3, "suppressed");
     assert!(incident["note"].as_str().unwrap().contains("comes and goes"), "{incident:#}");
-    practice.look_twice();
+    Practice::look_twice();
     assert_ne!(practice.lab.run(&["systemctl", "is-active", "ehr.service"]).status.code(), Some(0));
     assert_eq!(practice.outcomes(), ["repaired", "repaired", "escalated"]);
     assert!(practice.actions()[2]["reason"].as_str().unwrap().contains("comes and goes"));
@@ -132,7 +132,7 @@ fn a_yes_holds_once() {
     drift(&practice);
     let second = practice.until_incident(2, "waiting_approval");
     assert_ne!(second["id"], first["id"]);
-    practice.look_twice();
+    Practice::look_twice();
     assert_eq!(practice.lab.read(FACTS), BAD, "the yes is used up");
     practice.ok(&["reject", second["id"].as_str().unwrap(), "--by", "dr-ortiz"]);
     practice.until_incident(2, "escalated");
@@ -151,13 +151,14 @@ fn a_dry_run_changes_nothing_at_all() {
         assert_eq!(output.status.code(), Some(1), "{said}{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(Lab::changes(&before, &practice.lab.snapshot()), Vec::<String>::new());
         assert_eq!(practice.lab.ok(&["find", "/tmp", "-name", "malachor*"]), "", "the copy is gone");
-        for part in ["kill_switch", "blast_radius", "approval", "write /etc/practice/facts.json", "+{\"state\": \"good\"}"] {
+        for part in
+            ["kill_switch", "blast_radius", "approval", "write /etc/practice/facts.json", "+{\"state\": \"good\"}"]
+        {
             assert!(said.contains(part), "{part} in\n{said}");
         }
     };
     dry(&practice);
     assert_ne!(practice.lab.run(&["test", "-e", "/var/lib/malachor"]).status.code(), Some(0), "no state is made");
-
 
     practice.lab.ok(&["sed", "-i", "s/mode = \"heal\"/mode = \"observe\"/", "/etc/malachor/config.toml"]);
     practice.start();

@@ -115,7 +115,10 @@ fn a_stale_backup_is_made_anew() {
     let restic = ["restic", "--repo", "/srv/backup", "--password-file", "/etc/backup.pass", "--no-cache"];
     lab.ok(&[&restic[..], &["init"]].concat());
     lab.ok(&[&restic[..], &["backup", "--time", "2024-01-01 12:00:00", "/srv/patients"]].concat());
-    let unit = format!("[Service]\nType=oneshot\nExecStart={} backup /srv/patients\n", restic.join(" ").replacen("restic", "/usr/bin/restic", 1));
+    let unit = format!(
+        "[Service]\nType=oneshot\nExecStart={} backup /srv/patients\n",
+        restic.join(" ").replacen("restic", "/usr/bin/restic", 1)
+    );
     lab.write("/etc/systemd/system/practice-backup.service", &unit, 0o644);
     practice.start();
     practice.until_newest_is("resolved");
@@ -149,11 +152,22 @@ fn a_certificate_that_runs_out_is_renewed() {
     let settings = "paths = [\"/etc/practice/tls.pem\"]\nrenew_unit = \"renew.service\"";
     let Some(mut practice) = Practice::open("heal-cert", CHECK, settings, "") else { return };
     let make = |days: &str| -> Vec<String> {
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=ehr"]
-            .iter()
-            .chain(&["-keyout", "/etc/practice/tls.key", "-out", "/etc/practice/tls.pem", "-days", days])
-            .map(|word| (*word).to_owned())
-            .collect()
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=ehr",
+        ]
+        .iter()
+        .chain(&["-keyout", "/etc/practice/tls.key", "-out", "/etc/practice/tls.pem", "-days", days])
+        .map(|word| (*word).to_owned())
+        .collect()
     };
     practice.lab.ok(&["mkdir", "-p", "/etc/practice"]);
     let now = make("1");

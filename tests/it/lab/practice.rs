@@ -1,5 +1,6 @@
 //! A lab with Malachor at work in it, watched from outside.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use super::Lab;
 
 /// How long anything may take to happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const CONFIG: &str = "/etc/malachor/config.toml";
 const STATE: &str = "/var/lib/malachor";
@@ -65,10 +66,11 @@ impl Practice {
         let mut text = format!("[heal]\nmode = \"heal\"\n{heal}\n[catalog]\ndir = \"/etc/malachor/catalog\"\n");
         let shipped = Catalog::load(None).expect("the built-in content loads").runbooks;
         for other in shipped.keys().filter(|id| id.as_str() != self.check) {
-            text.push_str(&format!("[runbooks.{other}]\nenabled = false\n"));
+            writeln!(text, "[runbooks.{other}]\nenabled = false").expect("text grows");
         }
         let check = &self.check;
-        text.push_str(&format!("[runbooks.{check}]\nevery = \"2s\"\n[runbooks.{check}.settings]\n{settings}\n"));
+        writeln!(text, "[runbooks.{check}]\nevery = \"2s\"\n[runbooks.{check}.settings]\n{settings}")
+            .expect("text grows");
         self.lab.ok(&["mkdir", "-p", "/etc/malachor/catalog"]);
         self.lab.write(CONFIG, &text, 0o644);
     }
@@ -79,8 +81,7 @@ impl Practice {
         let started = self.lab.run(&["systemctl", "start", "malachor.service"]);
         assert!(started.status.success(), "{}", self.story());
         if self.keys.is_empty() {
-            self.keys =
-                ["entry.vkey", "head.vkey"].map(|key| self.lab.read(&format!("{STATE}/keys/{key}"))).to_vec();
+            self.keys = ["entry.vkey", "head.vkey"].map(|key| self.lab.read(&format!("{STATE}/keys/{key}"))).to_vec();
         }
     }
 
@@ -148,7 +149,7 @@ impl Practice {
     }
 
     /// Waits until the check was looked at anew, twice.
-    pub(crate) fn look_twice(&self) {
+    pub(crate) fn look_twice() {
         std::thread::sleep(Duration::from_secs(6));
     }
 
