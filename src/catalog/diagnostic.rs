@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Characters shown of one line.
+const WIDTH: usize = 480;
+
 /// A complaint with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -27,17 +30,41 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "error: {}", self.message)?;
+        let message: String = self.message.chars().map(|c| if c == '\n' { c } else { plain(c) }).collect();
+        writeln!(out, "error: {message}")?;
         if self.line == 0 {
             return writeln!(out, "  --> {}", self.file);
         }
         let number = self.line.to_string();
+        let (text, mark) = self.excerpt();
         let gutter = " ".repeat(number.len());
         writeln!(out, "{gutter}--> {}:{}:{}", self.file, self.line, self.column)?;
         writeln!(out, "{gutter} |")?;
-        writeln!(out, "{number} | {}", self.text)?;
-        writeln!(out, "{gutter} | {}^", " ".repeat(self.column.saturating_sub(1)))
+        writeln!(out, "{number} | {text}")?;
+        writeln!(out, "{gutter} | {}^", " ".repeat(mark))
     }
+}
+
+impl Diagnostic {
+    /// What is shown of the line, and where in it the mark stands: a line from outside neither floods the terminal nor
+    /// speaks to it.
+    fn excerpt(&self) -> (String, usize) {
+        let at = self.column.saturating_sub(1);
+        let start = if self.text.chars().count() > WIDTH { at.saturating_sub(WIDTH / 2) } else { 0 };
+        let plain = |c: char| if c == '\t' { ' ' } else { plain(c) };
+        let mut shown: String = self.text.chars().skip(start).take(WIDTH).map(plain).collect();
+        if start > 0 {
+            shown.insert(0, '…');
+        }
+        if self.text.chars().count() > start + WIDTH {
+            shown.push('…');
+        }
+        (shown, at - start + usize::from(start > 0))
+    }
+}
+
+fn plain(c: char) -> char {
+    if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }
 }
 
 /// All complaints about a set of files.
@@ -53,5 +80,20 @@ impl fmt::Display for Diagnostics {
             write!(out, "{diagnostic}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_is_shown_around_its_mistake() {
+        let source = format!("{}\u{1b}[2J!{}", "a".repeat(5000), "b".repeat(5000));
+        let shown = Diagnostic::at("x.yaml", &source, (1, 5005), "no\u{7}").to_string();
+        let lines: Vec<&str> = shown.lines().collect();
+        let mark = lines[4].chars().position(|c| c == '^').unwrap();
+        assert_eq!(lines[3].chars().nth(mark), Some('!'), "{shown}");
+        assert!(shown.len() < 1200 && !shown.chars().any(|c| c.is_control() && c != '\n'), "{shown}");
     }
 }

@@ -96,11 +96,10 @@ impl From<Facts> for Observation {
 
 /// Runs a runbook's `detect` within its deadline. Never fails: what could not be learned is a problem.
 pub async fn observe(runbook: &Runbook, context: Context<'_>) -> Observation {
-    let work = async {
-        match &runbook.detect.source {
-            FactSource::Collector(name) => super::linux::collect(name, context).await,
-            FactSource::Exec(argv) => from_program(argv, runbook.detect.timeout, context).await,
-        }
+    let work = match &runbook.detect.source {
+        // A program has this deadline itself, and is stopped at it.
+        FactSource::Exec(argv) => return from_program(argv, runbook.detect.timeout, context).await,
+        FactSource::Collector(name) => super::linux::collect(name, context),
     };
     match tokio::time::timeout(runbook.detect.timeout, work).await {
         Ok(observation) => observation,
