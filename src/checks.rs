@@ -3,4 +3,4 @@
 pub mod linux;
 mod run;
 
-pub use run::{Context, observe};
+pub use run::{Before, Context, observe};

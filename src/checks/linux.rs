@@ -32,7 +32,7 @@ mod units;
 
 use crate::domain::finding::{Observation, ProblemKind};
 
-use super::run::{Context, nothing};
+use super::run::Context;
 
 /// Runs a collector by name.
 pub async fn collect(name: &str, context: Context<'_>) -> Observation {
@@ -56,7 +56,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "ssh" => ssh::collect(context).await,
         "time" => time::collect(context).await,
         "units" => units::collect(context).await,
-        _ => nothing(ProblemKind::Missing, format!("no collector is called `{name}`")),
+        _ => Observation::nothing(ProblemKind::Missing, format!("no collector is called `{name}`")),
     }
 }
 

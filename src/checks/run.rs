@@ -1,7 +1,7 @@
 //! From a runbook's `detect` to an [`Observation`], whatever goes wrong on the way.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::domain::finding::{Observation, Problem, ProblemKind};
 use crate::domain::runbook::{FactSource, Runbook};
@@ -16,8 +16,19 @@ pub struct Context<'a> {
     pub settings: &'a Map<String, Value>,
     /// Now, for ages.
     pub now: Timestamp,
-    /// What the agent knows about itself (queue, database, version), for its own health.
+    /// What the agent knows about itself (queue, database, version), for its own health; null for every other check.
     pub own: &'a Value,
+    /// What the same check found last time, for what only shows as a change; `None` at the first run.
+    pub before: Option<Before<'a>>,
+}
+
+/// The facts of an earlier run of the same check on the same target.
+#[derive(Debug, Clone, Copy)]
+pub struct Before<'a> {
+    /// When they were read.
+    pub at: Timestamp,
+    /// As read then; facts that were unknown then are not in it.
+    pub facts: &'a Value,
 }
 
 impl<'a> Context<'a> {
@@ -103,13 +114,11 @@ pub async fn observe(runbook: &Runbook, context: Context<'_>) -> Observation {
     };
     match tokio::time::timeout(runbook.detect.timeout, work).await {
         Ok(observation) => observation,
-        Err(_) => nothing(ProblemKind::Timeout, format!("no facts within {} s", runbook.detect.timeout.as_secs())),
+        Err(_) => Observation::nothing(
+            ProblemKind::Timeout,
+            format!("no facts within {} s", runbook.detect.timeout.as_secs()),
+        ),
     }
-}
-
-/// An observation without facts, and why.
-pub(super) fn nothing(kind: ProblemKind, say: impl Into<String>) -> Observation {
-    Observation { facts: json!({}), problems: vec![Problem { fact: String::new(), kind, say: say.into() }] }
 }
 
 async fn from_program(argv: &[String], timeout: std::time::Duration, context: Context<'_>) -> Observation {
@@ -121,7 +130,7 @@ async fn from_program(argv: &[String], timeout: std::time::Duration, context: Co
     };
     match facts {
         Ok(Value::Object(facts)) => Observation { facts: Value::Object(facts), problems: Vec::new() },
-        Ok(_) => nothing(ProblemKind::Garbage, format!("{what}: printed JSON that is not an object")),
-        Err(error) => nothing(error.kind(), error.to_string()),
+        Ok(_) => Observation::nothing(ProblemKind::Garbage, format!("{what}: printed JSON that is not an object")),
+        Err(error) => Observation::nothing(error.kind(), error.to_string()),
     }
 }

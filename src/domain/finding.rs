@@ -96,6 +96,14 @@ pub struct Observation {
     pub problems: Vec<Problem>,
 }
 
+impl Observation {
+    /// An observation without facts, and why.
+    pub fn nothing(kind: ProblemKind, say: impl Into<String>) -> Self {
+        let problem = Problem { fact: String::new(), kind, say: say.into() };
+        Self { facts: Value::Object(serde_json::Map::new()), problems: vec![problem] }
+    }
+}
+
 /// Whether a failing expectation is drift from a state we knew, or something that was never set up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

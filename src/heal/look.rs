@@ -1,18 +1,33 @@
 //! Reading and judging the facts of a check, now; nothing is stored.
 
+use serde_json::{Map, Value};
+
 use crate::app::App;
-use crate::checks::{self, Context};
-use crate::domain::finding::Finding;
+use crate::checks::{self, Before, Context};
+use crate::domain::finding::{Finding, Observation, ProblemKind};
 use crate::domain::id::Target;
-use crate::domain::runbook::Runbook;
+use crate::domain::runbook::{FactSource, Runbook};
 
 use super::own;
 
 /// Reads and judges the facts of a check now; nothing is stored.
 pub async fn look(app: &App, runbook: &Runbook) -> Finding {
-    let own = own::facts(app).await;
     let settings = app.settings(&runbook.id);
-    let context = Context { host: &app.host, settings, now: app.clock.now(), own: &own };
-    let observation = checks::observe(runbook, context).await;
+    let observation = observe(app, runbook, settings).await;
     runbook.judge(&Target::host(), observation, settings, app.clock.now())
+}
+
+async fn observe(app: &App, runbook: &Runbook, settings: &Map<String, Value>) -> Observation {
+    let own = if asks_about_itself(runbook) { own::facts(app).await } else { Value::Null };
+    let (check, target) = (runbook.id.clone(), Target::host());
+    let last = match app.store.read(move |tx| tx.finding(&check, &target)).await {
+        Ok(last) => last.map(|known| known.finding),
+        Err(error) => return Observation::nothing(ProblemKind::Unavailable, error.to_string()),
+    };
+    let before = last.as_ref().map(|finding| Before { at: finding.observed_at, facts: &finding.observation.facts });
+    checks::observe(runbook, Context { host: &app.host, settings, now: app.clock.now(), own: &own, before }).await
+}
+
+fn asks_about_itself(runbook: &Runbook) -> bool {
+    matches!(&runbook.detect.source, FactSource::Collector(name) if name == "own_health")
 }

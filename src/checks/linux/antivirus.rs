@@ -240,7 +240,7 @@ mod tests {
                     }
                 }
                 let settings = settings.as_object().unwrap();
-                let context = Context { host: &host, settings, now: now(), own: &json!({}) };
+                let context = Context { host: &host, settings, now: now(), own: &json!({}), before: None };
                 scanner(context, settings["socket"].as_str().unwrap()).await
             };
             tokio::select! {
@@ -253,6 +253,6 @@ mod tests {
             }
         });
         // It stopped with the runtime: now nobody answers.
-        assert_eq!(finding(&host, ID, &settings, &json!({})).verdict.word(), "fail");
+        assert_eq!(finding(&host, ID, &settings).verdict.word(), "fail");
     }
 }

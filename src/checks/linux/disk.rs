@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn this_machine_has_a_root() {
         let settings = json!({"warn_percent": 100, "fail_percent": 100});
-        let (verdict, _) = words(&finding(&Host::live(), "RB-DISK-001", &settings, &json!({})));
+        let (verdict, _) = words(&finding(&Host::live(), "RB-DISK-001", &settings));
         assert!(matches!(verdict, "pass" | "warn" | "fail"), "{verdict}");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::{Context, linux};
+use super::super::{Before, Context, linux};
 use crate::catalog::Catalog;
 use crate::domain::finding::{Finding, Observation};
 use crate::domain::id::Target;
@@ -30,11 +30,12 @@ pub(super) struct Tree {
     dir: tempfile::TempDir,
     answers: BTreeMap<String, Output>,
     own: Value,
+    before: Option<(u64, Value)>,
 }
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), answers: BTreeMap::new(), own: json!({}) }
+        Self { dir: tempfile::tempdir().unwrap(), answers: BTreeMap::new(), own: json!({}), before: None }
     }
 
     pub(super) fn file(self, path: &str, content: &str) -> Self {
@@ -92,6 +93,12 @@ impl Tree {
         self
     }
 
+    /// What the same check found some hours before [`now`].
+    pub(super) fn before(mut self, hours: u64, facts: Value) -> Self {
+        self.before = Some((hours, facts));
+        self
+    }
+
     /// Booted with systemd.
     pub(super) fn systemd(self) -> Self {
         self.dir("/run/systemd/system")
@@ -114,25 +121,33 @@ impl Tree {
 
     /// Facts as the runbook's collector reads them here.
     pub(super) fn observe(&self, runbook: &str, settings: &Value) -> Observation {
-        observe_on(&self.host(), runbook, settings, &self.own)
+        let before = self.before.as_ref().map(|(hours, facts)| Before {
+            at: now() - jiff::SignedDuration::from_hours(i64::try_from(*hours).unwrap()),
+            facts,
+        });
+        observe_on(&self.host(), runbook, settings, (&self.own, before))
     }
 
     /// The verdict and the words of its reasons.
     pub(super) fn judge(&self, runbook: &str, settings: &Value) -> (&'static str, Vec<String>) {
-        words(&finding(&self.host(), runbook, settings, &self.own))
+        words(&self.finding(runbook, settings))
     }
 
     /// The verdict with its sentences.
     pub(super) fn finding(&self, runbook: &str, settings: &Value) -> Finding {
-        finding(&self.host(), runbook, settings, &self.own)
+        judged(runbook, settings, self.observe(runbook, settings))
     }
 }
 
 /// Judges a machine by a runbook of the embedded catalogue.
-pub(super) fn finding(host: &Host, id: &str, settings: &Value, own: &Value) -> Finding {
+pub(super) fn finding(host: &Host, id: &str, settings: &Value) -> Finding {
+    judged(id, settings, observe_on(host, id, settings, (&json!({}), None)))
+}
+
+fn judged(id: &str, settings: &Value, observation: Observation) -> Finding {
     let runbook = &CATALOG.runbooks[&id.parse().unwrap()];
     let complete = runbook.settings.check(settings.as_object().unwrap()).unwrap();
-    runbook.judge(&Target::host(), observe_on(host, id, settings, own), &complete, now())
+    runbook.judge(&Target::host(), observation, &complete, now())
 }
 
 /// The verdict and the words of its reasons.
@@ -140,10 +155,9 @@ pub(super) fn words(finding: &Finding) -> (&'static str, Vec<String>) {
     (finding.verdict.word(), finding.reasons.iter().map(|reason| reason.word.clone()).collect())
 }
 
-fn observe_on(host: &Host, id: &str, settings: &Value, own: &Value) -> Observation {
+fn observe_on(host: &Host, id: &str, settings: &Value, (own, before): (&Value, Option<Before<'_>>)) -> Observation {
     let runbook = &CATALOG.runbooks[&id.parse().unwrap()];
     let settings = runbook.settings.check(settings.as_object().unwrap()).unwrap();
     let FactSource::Collector(name) = &runbook.detect.source else { panic!("{id} has no collector") };
-    let context = Context { host, settings: &settings, now: now(), own };
-    on_runtime(linux::collect(name, context))
+    on_runtime(linux::collect(name, Context { host, settings: &settings, now: now(), own, before }))
 }

@@ -194,7 +194,7 @@ mod tests {
             eprintln!("skipped: no apt here");
             return;
         }
-        let found = finding(&host, ID, &json!({"index_days": 3650}), &json!({}));
+        let found = finding(&host, ID, &json!({"index_days": 3650}));
         assert!(found.observation.facts["security"].is_array(), "{:?}", found.observation.problems);
     }
 }

@@ -183,7 +183,7 @@ mod tests {
         fn comes_back(&self) {
             let mut settings = self.settings();
             settings["paths"] = json!([self.at("src")]);
-            let backup = finding(&Host::live(), "RB-BACKUP-001", &settings, &json!({}));
+            let backup = finding(&Host::live(), "RB-BACKUP-001", &settings);
             assert_eq!(
                 (&backup.observation.problems[..], &backup.observation.facts["encrypted"]),
                 (&[][..], &json!(true))
@@ -207,7 +207,7 @@ mod tests {
         fn judge(&self) -> (&'static str, Vec<String>, Value) {
             let mut settings = self.settings();
             settings["scratch"] = json!(self.at(""));
-            let finding = finding(&Host::live(), ID, &settings, &json!({}));
+            let finding = finding(&Host::live(), ID, &settings);
             let (verdict, reasons) = words(&finding);
             (verdict, reasons, finding.observation.facts)
         }

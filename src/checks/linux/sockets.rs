@@ -215,7 +215,7 @@ mod tests {
     fn a_real_listener_is_found_with_its_program() {
         let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let found = finding(&Host::live(), ID, &json!({}), &json!({}));
+        let found = finding(&Host::live(), ID, &json!({}));
         let list = found.observation.facts["listening"].as_array().unwrap().clone();
         let ours = list.iter().find(|socket| socket["port"] == json!(port)).unwrap();
         assert!(ours["program"].as_str().is_some_and(|name| name.starts_with("malachor")), "{ours}");
