@@ -1,6 +1,7 @@
 //! Who this appliance is: its keys, the name of its log, the pseudonym of its host.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use ring::hmac;
@@ -26,7 +27,7 @@ pub struct Identity {
     site_key: [u8; 32],
     subject: String,
     boot: String,
-    binary_sha256: String,
+    binary_sha256: OnceLock<Option<String>>,
 }
 
 /// Files of a state directory's `keys` folder.
@@ -116,7 +117,7 @@ impl Identity {
             site_key,
             subject,
             boot: host.read("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
-            binary_sha256: host.digest("/proc/self/exe").map_or_else(|_| String::new(), |(sha256, _)| sha256),
+            binary_sha256: OnceLock::new(),
         })
     }
 
@@ -130,9 +131,11 @@ impl Identity {
         self.subject.clone()
     }
 
-    /// SHA-256 of the running program.
-    pub fn binary_sha256(&self) -> &str {
-        &self.binary_sha256
+    /// SHA-256 of the running program, in hexadecimal; `None` where it cannot be read.
+    ///
+    /// Read when first asked for: a program that only shows something does not wait for it.
+    pub fn binary_sha256(&self, host: &Host) -> Option<&str> {
+        self.binary_sha256.get_or_init(|| host.digest("/proc/self/exe").ok().map(|(sha256, _)| sha256)).as_deref()
     }
 
     /// The public keys: for entries, for heads, and the offline recovery key.
@@ -169,7 +172,7 @@ impl Identity {
             boot: self.boot.clone(),
             mono_ms: seconds.saturating_mul(1000),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            agent_sha256: self.binary_sha256.clone(),
+            agent_sha256: self.binary_sha256(host).unwrap_or_default().to_owned(),
         }
     }
 }

@@ -167,7 +167,7 @@ impl<'a> Compiler<'a> {
                 None
             }
         };
-        Some(Detect { every: every?, timeout: timeout?, source: facts? })
+        Some(Detect { every: every?, timeout: timeout?, source: facts?, baseline: source.value.baseline.clone() })
     }
 
     fn applies(&mut self, source: &ExpectSource) -> Option<Expectation> {

@@ -86,6 +86,8 @@ pub(super) struct DetectSource {
     pub(super) timeout: Spanned<String>,
     pub(super) collector: Option<Spanned<String>>,
     pub(super) exec: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) baseline: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

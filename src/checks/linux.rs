@@ -7,6 +7,7 @@ mod certificates;
 mod disk;
 mod drift;
 mod encryption;
+mod fim;
 mod firewall;
 #[cfg(test)]
 mod fixture;
@@ -44,6 +45,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "disk" => disk::collect(context),
         "drift" => drift::collect(context),
         "encryption" => encryption::collect(context).await,
+        "fim" => fim::collect(context).await,
         "firewall" => firewall::collect(context).await,
         "inventory" => inventory::collect(context),
         "kernel" => kernel::collect(context),

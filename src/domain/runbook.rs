@@ -20,6 +20,7 @@ pub const COLLECTORS: &[&str] = &[
     "disk",
     "drift",
     "encryption",
+    "fim",
     "firewall",
     "inventory",
     "kernel",
@@ -124,6 +125,8 @@ pub struct Detect {
     pub timeout: Duration,
     /// What reads them.
     pub source: FactSource,
+    /// Facts a person may accept as right, to be compared with from then on; see [`super::baseline`].
+    pub baseline: Vec<String>,
 }
 
 /// What reads the facts.

@@ -9,7 +9,7 @@ pub(super) async fn facts(app: &App) -> Value {
     let now = app.clock.now();
     let mut facts = serde_json::Map::from_iter([
         ("version".to_owned(), json!(env!("CARGO_PKG_VERSION"))),
-        ("binary_sha256".to_owned(), json!(app.identity.binary_sha256())),
+        ("binary_sha256".to_owned(), json!(app.identity.binary_sha256(&app.host))),
         ("last_progress_age_s".to_owned(), json!(now.as_second().saturating_sub(app.progress.at()))),
     ]);
     let head = app.identity.public().map(|(_, head, _)| head);

@@ -7,7 +7,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::StoreError;
 
 /// Every migration from the first schema on; never edited once released.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_log.sql"), include_str!("migrations/0002_agent.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_log.sql"),
+    include_str!("migrations/0002_agent.sql"),
+    include_str!("migrations/0003_baseline.sql"),
+];
 
 /// Applies what is missing, each migration in a transaction of its own.
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::domain::baseline::Baseline;
 use crate::domain::exception::Exception;
 use crate::domain::finding::{Finding, Verdict};
 use crate::domain::id::{CheckId, RecordId, Target};
@@ -235,6 +236,19 @@ impl Tx<'_> {
     /// Exceptions that were not removed, expired ones included.
     pub fn exceptions(&self) -> Result<Vec<Exception>, StoreError> {
         self.many("SELECT body FROM exception WHERE removed_at IS NULL ORDER BY created_at, id", [], body)
+    }
+
+    /// What was accepted as right for a check; the newest version.
+    pub fn baseline(&self, check: &CheckId, target: &Target) -> Result<Option<Baseline>, StoreError> {
+        let sql = "SELECT body FROM baseline WHERE check_id = ?1 AND target = ?2 ORDER BY version DESC LIMIT 1";
+        self.one(sql, params![check.as_str(), target.as_str()], body)
+    }
+
+    /// Accepts facts as right; a version is written once.
+    pub fn add_baseline(&self, baseline: &Baseline) -> Result<(), StoreError> {
+        let sql = "INSERT INTO baseline (check_id, target, version, accepted_at, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let (check, target, at) = (baseline.check.as_str(), baseline.target.as_str(), baseline.accepted_at.to_string());
+        self.run(sql, params![check, target, baseline.version, at, json(baseline)?])
     }
 
     /// A setting people change at run time.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::{Before, Context, linux};
 use crate::catalog::Catalog;
+use crate::domain::baseline::{self, Baseline};
 use crate::domain::finding::{Finding, Observation};
 use crate::domain::id::Target;
 use crate::domain::runbook::FactSource;
@@ -31,11 +32,18 @@ pub(super) struct Tree {
     answers: BTreeMap<String, Output>,
     own: Value,
     before: Option<(u64, Value)>,
+    accepted: Option<Baseline>,
 }
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), answers: BTreeMap::new(), own: json!({}), before: None }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            answers: BTreeMap::new(),
+            own: json!({}),
+            before: None,
+            accepted: None,
+        }
     }
 
     pub(super) fn file(self, path: &str, content: &str) -> Self {
@@ -99,6 +107,23 @@ impl Tree {
         self
     }
 
+    /// A person accepted these facts of a runbook's check.
+    pub(super) fn baseline(mut self, runbook: &str, facts: &Value) -> Self {
+        let id = runbook.parse().unwrap();
+        let facts = baseline::acceptable(facts, &CATALOG.runbooks[&id].detect.baseline).unwrap();
+        self.accepted = Some(Baseline {
+            check: id,
+            target: Target::host(),
+            version: 1,
+            facts,
+            sha256: String::new(),
+            accepted_by: "dana".to_owned(),
+            accepted_at: now(),
+            reason: "as installed".to_owned(),
+        });
+        self
+    }
+
     /// Booted with systemd.
     pub(super) fn systemd(self) -> Self {
         self.dir("/run/systemd/system")
@@ -125,7 +150,10 @@ impl Tree {
             at: now() - jiff::SignedDuration::from_hours(i64::try_from(*hours).unwrap()),
             facts,
         });
-        observe_on(&self.host(), runbook, settings, (&self.own, before))
+        let mut observation = observe_on(&self.host(), runbook, settings, (&self.own, before));
+        let names = &CATALOG.runbooks[&runbook.parse().unwrap()].detect.baseline;
+        baseline::compare(&mut observation, names, self.accepted.as_ref());
+        observation
     }
 
     /// The verdict and the words of its reasons.

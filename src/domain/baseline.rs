@@ -1,0 +1,148 @@
+//! Baselines: what a named person accepted as right, and how what is found now differs from it.
+//!
+//! Never the first thing that was seen: until somebody accepts it, there is none, and the check says so.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::finding::{Observation, Problem, ProblemKind};
+use super::id::{CheckId, Target};
+
+/// The fact that holds the comparison.
+pub const FACT: &str = "baseline";
+/// Differences named one by one; beyond it only their number is.
+const SHOWN: usize = 40;
+
+/// Facts of a check as a person accepted them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    /// The check.
+    pub check: CheckId,
+    /// What it looked at.
+    pub target: Target,
+    /// 1 for the first, one more for each that replaces it.
+    pub version: u32,
+    /// The accepted facts by name; each a map from what it is about to what it was.
+    pub facts: Map<String, Value>,
+    /// SHA-256 of the canonical JSON (RFC 8785) of `facts`, in hexadecimal; stands in the evidence.
+    pub sha256: String,
+    /// Who accepted it.
+    pub accepted_by: String,
+    /// When.
+    pub accepted_at: Timestamp,
+    /// Why it is right.
+    pub reason: String,
+}
+
+/// Adds the fact [`FACT`]: null where nothing was accepted, else
+/// `{version, accepted_at, count, added, removed, changed}`, the last three lists of names.
+///
+/// Where one of the named facts is not known, neither is the comparison.
+pub fn compare(observation: &mut Observation, names: &[String], accepted: Option<&Baseline>) {
+    if names.is_empty() {
+        return;
+    }
+    let compared = match accepted {
+        None => Ok(Value::Null),
+        Some(baseline) => differences(&observation.facts, names, baseline),
+    };
+    match (compared, &mut observation.facts) {
+        (Ok(value), Value::Object(facts)) => {
+            facts.insert(FACT.to_owned(), value);
+        }
+        (Ok(_), _) => {}
+        (Err(say), _) => {
+            observation.problems.push(Problem { fact: FACT.to_owned(), kind: ProblemKind::Unavailable, say });
+        }
+    }
+}
+
+/// The facts a person would accept now; says which of them is not known.
+pub fn acceptable(facts: &Value, names: &[String]) -> Result<Map<String, Value>, String> {
+    let known = |name: &String| match facts.get(name) {
+        Some(value @ Value::Object(_)) => Ok((name.clone(), value.clone())),
+        Some(_) => Err(format!("`{name}` is not a map, so it cannot be compared")),
+        None => Err(format!("`{name}` is not known")),
+    };
+    names.iter().map(known).collect()
+}
+
+fn differences(facts: &Value, names: &[String], baseline: &Baseline) -> Result<Value, String> {
+    let (mut added, mut removed, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+    let nothing = Map::new();
+    for (name, now) in acceptable(facts, names)? {
+        let now = now.as_object().unwrap_or(&nothing);
+        let then = baseline.facts.get(&name).and_then(Value::as_object).unwrap_or(&nothing);
+        added.extend(now.keys().filter(|key| !then.contains_key(*key)).cloned());
+        removed.extend(then.keys().filter(|key| !now.contains_key(*key)).cloned());
+        changed.extend(
+            then.iter().filter(|(key, was)| now.get(*key).is_some_and(|is| is != *was)).map(|(key, _)| key.clone()),
+        );
+    }
+    let count = added.len() + removed.len() + changed.len();
+    for list in [&mut added, &mut removed, &mut changed] {
+        list.sort();
+        list.truncate(SHOWN);
+    }
+    Ok(json!({
+        "version": baseline.version, "accepted_at": baseline.accepted_at.to_string(), "count": count,
+        "added": added, "removed": removed, "changed": changed,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(files: &Value) -> Baseline {
+        Baseline {
+            check: "RB-LNX-FIM-001".parse().unwrap(),
+            target: Target::host(),
+            version: 2,
+            facts: Map::from_iter([("files".to_owned(), files.clone())]),
+            sha256: String::new(),
+            accepted_by: "dana".to_owned(),
+            accepted_at: Timestamp::UNIX_EPOCH,
+            reason: "installed today".to_owned(),
+        }
+    }
+
+    fn found(facts: Value, baseline: Option<&Baseline>) -> Observation {
+        let mut observation = Observation { facts, problems: Vec::new() };
+        compare(&mut observation, &["files".to_owned()], baseline);
+        observation
+    }
+
+    #[test]
+    fn differences_are_named_and_counted() {
+        let then = accepted(&json!({"/etc/a": "1", "/etc/b": "2", "/etc/c": "3"}));
+        let now = found(json!({"files": {"/etc/a": "1", "/etc/b": "9", "/etc/d": "4"}}), Some(&then));
+        let compared = &now.facts[FACT];
+        assert_eq!(compared["count"], json!(3));
+        assert_eq!(compared["added"], json!(["/etc/d"]));
+        assert_eq!(compared["removed"], json!(["/etc/c"]));
+        assert_eq!(compared["changed"], json!(["/etc/b"]));
+        let same = found(json!({"files": {"/etc/a": "1"}}), Some(&accepted(&json!({"/etc/a": "1"}))));
+        assert_eq!(same.facts[FACT]["count"], json!(0));
+    }
+
+    #[test]
+    fn many_differences_are_counted_whole_and_named_in_part() {
+        let now: Map<String, Value> = (0..1000).map(|n| (format!("/etc/{n}"), json!("x"))).collect();
+        let compared = found(json!({"files": now}), Some(&accepted(&json!({}))));
+        assert_eq!(compared.facts[FACT]["count"], json!(1000));
+        assert_eq!(compared.facts[FACT]["added"].as_array().unwrap().len(), SHOWN);
+    }
+
+    #[test]
+    fn nothing_accepted_is_null_and_nothing_known_is_unknown() {
+        assert_eq!(found(json!({"files": {}}), None).facts[FACT], Value::Null);
+        let lost = found(json!({}), Some(&accepted(&json!({"/etc/a": "1"}))));
+        assert_eq!(lost.facts.get(FACT), None);
+        assert_eq!(lost.problems[0].fact, FACT);
+        let odd = found(json!({"files": 3}), Some(&accepted(&json!({}))));
+        assert_eq!(odd.facts.get(FACT), None);
+    }
+}
