@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand; `output` is the only place that prints.
 
 mod agent;
+mod baseline;
 mod check;
 mod config;
 mod decisions;
@@ -96,6 +97,9 @@ enum Command {
     /// Waivers with scope, reason, owner and expiry
     #[command(subcommand)]
     Exception(exceptions::Exception),
+    /// What was accepted as right, and what differs from it
+    #[command(subcommand)]
+    Baseline(baseline::Baseline),
     /// The signed log: list, show, verify, export
     #[command(subcommand)]
     Evidence(evidence::Evidence),
@@ -156,6 +160,7 @@ fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit,
         Some(Command::Mode(command)) => command.run(&session),
         Some(Command::KillSwitch(command)) => command.run(&session),
         Some(Command::Exception(command)) => command.run(&session),
+        Some(Command::Baseline(command)) => command.run(&session),
         Some(Command::Evidence(command)) => command.run(&session),
         Some(Command::Keys(command)) => command.run(&session),
         Some(Command::Config(command)) => command.run(&session),

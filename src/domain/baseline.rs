@@ -2,6 +2,8 @@
 //!
 //! Never the first thing that was seen: until somebody accepts it, there is none, and the check says so.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -44,11 +46,11 @@ pub fn compare(observation: &mut Observation, names: &[String], accepted: Option
     if names.is_empty() {
         return;
     }
-    let compared = match accepted {
+    let comparison = match accepted {
         None => Ok(Value::Null),
-        Some(baseline) => differences(&observation.facts, names, baseline),
+        Some(baseline) => compared(&observation.facts, names, baseline),
     };
-    match (compared, &mut observation.facts) {
+    match (comparison, &mut observation.facts) {
         (Ok(value), Value::Object(facts)) => {
             facts.insert(FACT.to_owned(), value);
         }
@@ -69,26 +71,53 @@ pub fn acceptable(facts: &Value, names: &[String]) -> Result<Map<String, Value>,
     names.iter().map(known).collect()
 }
 
-fn differences(facts: &Value, names: &[String], baseline: &Baseline) -> Result<Value, String> {
-    let (mut added, mut removed, mut changed) = (Vec::new(), Vec::new(), Vec::new());
-    let nothing = Map::new();
-    for (name, now) in acceptable(facts, names)? {
-        let now = now.as_object().unwrap_or(&nothing);
-        let then = baseline.facts.get(&name).and_then(Value::as_object).unwrap_or(&nothing);
-        added.extend(now.keys().filter(|key| !then.contains_key(*key)).cloned());
-        removed.extend(then.keys().filter(|key| !now.contains_key(*key)).cloned());
-        changed.extend(
-            then.iter().filter(|(key, was)| now.get(*key).is_some_and(|is| is != *was)).map(|(key, _)| key.clone()),
-        );
+/// One entry of a fact that is not as it was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference<'a> {
+    /// The fact.
+    pub fact: &'a str,
+    /// What of it, for example a path.
+    pub key: &'a str,
+    /// As it was accepted; absent where it is new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<&'a Value>,
+    /// As it was found; absent where it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<&'a Value>,
+}
+
+/// How facts that were found differ from accepted ones, by fact and key.
+pub fn differences<'a>(found: &'a Map<String, Value>, accepted: &'a Map<String, Value>) -> Vec<Difference<'a>> {
+    let names: BTreeSet<&String> = found.keys().chain(accepted.keys()).collect();
+    let mut different = Vec::new();
+    for fact in names {
+        let (now, then) = (entries(found, fact), entries(accepted, fact));
+        let keys: BTreeSet<&&String> = now.keys().chain(then.keys()).collect();
+        different.extend(keys.into_iter().filter_map(|key| {
+            let (accepted, found) = (then.get(key).copied(), now.get(key).copied());
+            (accepted != found).then_some(Difference { fact, key, accepted, found })
+        }));
     }
-    let count = added.len() + removed.len() + changed.len();
-    for list in [&mut added, &mut removed, &mut changed] {
-        list.sort();
-        list.truncate(SHOWN);
-    }
+    different
+}
+
+fn entries<'a>(facts: &'a Map<String, Value>, fact: &str) -> BTreeMap<&'a String, &'a Value> {
+    facts.get(fact).and_then(Value::as_object).into_iter().flatten().collect()
+}
+
+fn compared(facts: &Value, names: &[String], baseline: &Baseline) -> Result<Value, String> {
+    let now = acceptable(facts, names)?;
+    let different = differences(&now, &baseline.facts);
+    let named = |of: fn(&Difference<'_>) -> bool| -> Vec<&str> {
+        different.iter().filter(|one| of(one)).map(|one| one.key).take(SHOWN).collect()
+    };
     Ok(json!({
-        "version": baseline.version, "accepted_at": baseline.accepted_at.to_string(), "count": count,
-        "added": added, "removed": removed, "changed": changed,
+        "version": baseline.version,
+        "accepted_at": baseline.accepted_at.to_string(),
+        "count": different.len(),
+        "added": named(|one| one.accepted.is_none()),
+        "removed": named(|one| one.found.is_none()),
+        "changed": named(|one| one.accepted.is_some() && one.found.is_some()),
     }))
 }
 

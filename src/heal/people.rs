@@ -1,11 +1,16 @@
-//! What people decide: mode, kill switch, approvals, exceptions. Each decision is a statement in the log.
+//! What people decide: mode, kill switch, approvals, exceptions, baselines. Each decision is a statement in the log.
 
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
+use crate::crypto::{jcs, sha256_hex};
+use crate::domain::baseline::{Baseline, acceptable, differences};
 use crate::domain::exception::Exception;
-use crate::domain::id::RecordId;
+use crate::domain::finding::{Verdict, fresh_verdict};
+use crate::domain::id::{CheckId, RecordId, Target};
 use crate::domain::mode::Mode;
+use crate::domain::runbook::Runbook;
+use crate::domain::time::signed;
 use crate::store::{Approval, StoreError};
 
 use super::HealError;
@@ -128,6 +133,72 @@ pub async fn remove_exception(app: &App, id: &RecordId, who: &str) -> Result<(),
         })
         .await?;
     Ok(())
+}
+
+/// Accepts what a check found last as right; from now on it is compared with this.
+///
+/// What was found is taken as it was stored, so a person accepts what they could read, not what came since.
+pub async fn accept_baseline(app: &App, check: &CheckId, reason: &str, who: &str) -> Result<Baseline, HealError> {
+    let who = named(who)?;
+    let runbook = comparable(app, check)?;
+    if reason.trim().is_empty() {
+        return Err(HealError::Refused("accepting a baseline needs a reason".to_owned()));
+    }
+    let (now, every) = (app.clock.now(), signed(app.every(runbook)));
+    let (app_, names, reason) = (app.clone(), runbook.detect.baseline.clone(), reason.trim().to_owned());
+    let (check, title) = (check.clone(), runbook.title.clone());
+    let accepted = app
+        .store
+        .write(move |tx| {
+            let target = Target::host();
+            let look_first = |why: &str| StoreError::NotThere(format!("{why}; run `malachor check run {check}` first"));
+            let found = tx.finding(&check, &target)?.ok_or_else(|| look_first("nothing was looked at yet"))?.finding;
+            if fresh_verdict(Verdict::Pass, found.observed_at, every, now) == Verdict::Unknown {
+                return Err(look_first(&format!("what was found is of {}, too old to be accepted", found.observed_at)));
+            }
+            let facts = acceptable(&found.observation.facts, &names).map_err(|why| look_first(&why))?;
+            let before = tx.baseline(&check, &target)?;
+            let empty = Map::new();
+            let changed = differences(&facts, before.as_ref().map_or(&empty, |baseline| &baseline.facts)).len();
+            let mut canonical = Vec::new();
+            jcs::emit(&Value::Object(facts.clone()), &mut canonical);
+            let baseline = Baseline {
+                check: check.clone(),
+                target,
+                version: before.map_or(1, |baseline| baseline.version.saturating_add(1)),
+                sha256: sha256_hex(&canonical),
+                facts,
+                accepted_by: who,
+                accepted_at: now,
+                reason,
+            };
+            tx.add_baseline(&baseline)?;
+            let detail = Map::from_iter([
+                ("check".to_owned(), json!(check)),
+                ("title".to_owned(), json!(title)),
+                ("version".to_owned(), json!(baseline.version)),
+                ("sha256".to_owned(), json!(baseline.sha256)),
+                ("foundAt".to_owned(), json!(found.observed_at.to_string())),
+                ("changes".to_owned(), json!(changed)),
+                ("reason".to_owned(), json!(baseline.reason)),
+            ]);
+            let entry = app_.decision_entry("baseline accepted", &baseline.accepted_by, detail, now);
+            tx.append(&[entry], &app_.seal_context())?;
+            Ok(baseline)
+        })
+        .await?;
+    Ok(accepted)
+}
+
+/// The runbook of a check whose facts can be accepted.
+pub fn comparable<'a>(app: &'a App, check: &CheckId) -> Result<&'a Runbook, HealError> {
+    let runbook = app.catalog.runbooks.get(check);
+    let runbook = runbook.ok_or_else(|| HealError::Refused(format!("no runbook is called `{check}`")))?;
+    if runbook.detect.baseline.is_empty() {
+        let why = "has no `detect.baseline`, so there is nothing to accept";
+        return Err(HealError::Refused(format!("{check} {why}")));
+    }
+    Ok(runbook)
 }
 
 /// Says when an exception is about to end (14, 3 and 0 days) and records when one has; each once.

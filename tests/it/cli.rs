@@ -130,6 +130,63 @@ fn an_exception_keeps_healing_away_until_it_is_removed() {
     place.ok(&["heal", "--apply", "--by", "tester", "--check", FILE]);
 }
 
+const FIM: &str = "RB-LNX-FIM-001";
+
+/// What is under `watched` is compared; nothing else of the machine is looked at.
+fn watching() -> (Place, String) {
+    let place = Place::new("");
+    let file = place.write("watched/sshd_config", "PermitRootLogin no\n");
+    let watched = place.dir.path().join("watched").display().to_string();
+    let state = place.dir.path().join("state").display().to_string();
+    let config = format!("[agent]\nstate_dir = {state:?}\n[runbooks.{FIM}]\nsettings = {{ paths = [{watched:?}] }}\n");
+    place.write("malachor.toml", &config);
+    place.ok(&["keys", "init"]);
+    (place, file)
+}
+
+#[test]
+fn what_a_person_accepted_is_right_until_it_changes() {
+    let (place, file) = watching();
+    let early = place.run(&["baseline", "accept", FIM, "--reason", "new", "--by", "dana"]);
+    assert_eq!(early.status.code(), Some(2));
+    assert!(stderr(&early).contains("nothing was looked at yet; run `malachor check run"), "{}", stderr(&early));
+    assert!(place.ok(&["check", "run", FIM]).contains("Nobody has accepted"));
+    let accepted = place.ok(&["baseline", "accept", FIM, "--reason", "installed today", "--by", "dana"]);
+    assert!(accepted.contains("version 1 accepted by dana"), "{accepted}");
+    assert!(place.ok(&["check", "run", FIM]).contains("pass"));
+    assert!(place.ok(&["baseline", "show", FIM]).is_empty());
+
+    std::fs::write(&file, "PermitRootLogin yes\n").unwrap();
+    let found = place.run(&["check", "run", FIM]);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(stdout(&found).contains(&file), "{}", stdout(&found));
+    let shown = place.run(&["baseline", "show", FIM]);
+    assert_eq!((shown.status.code(), stdout(&shown).contains(&format!("~ {file}"))), (Some(1), true));
+
+    place.ok(&["baseline", "accept", FIM, "--reason", "root login is wanted", "--by", "lee"]);
+    place.ok(&["check", "run", FIM]);
+    let list = place.ok(&["baseline", "list"]);
+    assert!(list.contains("lee") && list.contains("root login is wanted"), "{list}");
+    let entry = place.ok(&["evidence", "show", "2"]);
+    assert!(entry.contains("baseline accepted") && entry.contains("installed today"), "{entry}");
+    place.ok(&["evidence", "verify"]);
+}
+
+#[test]
+fn a_baseline_needs_a_check_that_compares_and_a_reason() {
+    let (place, _) = watching();
+    for (args, says) in [
+        (vec!["baseline", "show", "RB-DISK-001"], "has no `detect.baseline`"),
+        (vec!["baseline", "accept", "RB-NOT-001", "--reason", "r", "--by", "d"], "no runbook is called"),
+        (vec!["baseline", "accept", FIM, "--reason", " ", "--by", "d"], "needs a reason"),
+        (vec!["baseline", "accept", FIM, "--reason", "r", "--by", " "], "needs a name"),
+    ] {
+        let output = place.run(&args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains(says), "{}", stderr(&output));
+    }
+}
+
 #[test]
 fn evidence_is_listed_shown_exported_and_verified_from_files() {
     let place = with_file("heal", "bad");
