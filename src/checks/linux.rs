@@ -14,6 +14,7 @@ mod fixture;
 mod inventory;
 mod kernel;
 mod logging;
+mod logins;
 mod mounts;
 mod nft;
 mod nft_match;
@@ -50,6 +51,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "inventory" => inventory::collect(context),
         "kernel" => kernel::collect(context),
         "logging" => logging::collect(context).await,
+        "logins" => logins::collect(context).await,
         "own_health" => own_health::collect(context),
         "patching" => patching::collect(context).await,
         "ports" => sockets::collect(context),

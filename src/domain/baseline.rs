@@ -46,10 +46,10 @@ pub fn compare(observation: &mut Observation, names: &[String], accepted: Option
     if names.is_empty() {
         return;
     }
-    let comparison = match accepted {
-        None => Ok(Value::Null),
-        Some(baseline) => compared(&observation.facts, names, baseline),
-    };
+    let comparison = acceptable(&observation.facts, names).map(|found| match accepted {
+        None => Value::Null,
+        Some(baseline) => compared(&found, baseline),
+    });
     match (comparison, &mut observation.facts) {
         (Ok(value), Value::Object(facts)) => {
             facts.insert(FACT.to_owned(), value);
@@ -105,20 +105,19 @@ fn entries<'a>(facts: &'a Map<String, Value>, fact: &str) -> BTreeMap<&'a String
     facts.get(fact).and_then(Value::as_object).into_iter().flatten().collect()
 }
 
-fn compared(facts: &Value, names: &[String], baseline: &Baseline) -> Result<Value, String> {
-    let now = acceptable(facts, names)?;
-    let different = differences(&now, &baseline.facts);
+fn compared(found: &Map<String, Value>, baseline: &Baseline) -> Value {
+    let different = differences(found, &baseline.facts);
     let named = |of: fn(&Difference<'_>) -> bool| -> Vec<&str> {
         different.iter().filter(|one| of(one)).map(|one| one.key).take(SHOWN).collect()
     };
-    Ok(json!({
+    json!({
         "version": baseline.version,
         "accepted_at": baseline.accepted_at.to_string(),
         "count": different.len(),
         "added": named(|one| one.accepted.is_none()),
         "removed": named(|one| one.found.is_none()),
         "changed": named(|one| one.accepted.is_some() && one.found.is_some()),
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -168,6 +167,7 @@ mod tests {
     #[test]
     fn nothing_accepted_is_null_and_nothing_known_is_unknown() {
         assert_eq!(found(json!({"files": {}}), None).facts[FACT], Value::Null);
+        assert_eq!(found(json!({}), None).facts.get(FACT), None);
         let lost = found(json!({}), Some(&accepted(&json!({"/etc/a": "1"}))));
         assert_eq!(lost.facts.get(FACT), None);
         assert_eq!(lost.problems[0].fact, FACT);

@@ -25,6 +25,7 @@ pub const COLLECTORS: &[&str] = &[
     "inventory",
     "kernel",
     "logging",
+    "logins",
     "own_health",
     "patching",
     "ports",

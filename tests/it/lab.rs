@@ -86,6 +86,38 @@ fn collectors_read_a_real_host() {
     assert_eq!(check("RB-SERVICE-001"), ("fail".to_owned(), vec!["unit_failed".to_owned()]));
 }
 
+/// Somebody gets in and stays: a new administrator, a key, a job, a program with root's rights. All are named.
+#[test]
+fn whoever_stays_behind_is_found_against_what_was_accepted() {
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f x\n";
+    let Some(lab) = Lab::boot("baseline") else { return };
+    let path = lab.install_binary();
+    lab.ok(&[path, "keys", "init"]);
+    let (logins, files) = ("RB-LNX-LOGINS-001", "RB-LNX-FIM-001");
+    for check in [logins, files] {
+        assert!(lab.ok(&[path, "check", "run", check]).contains("Nobody has accepted"));
+        lab.ok(&[path, "baseline", "accept", check, "--reason", "handed over", "--by", "anna"]);
+        assert!(lab.ok(&[path, "check", "run", check]).contains("pass"));
+    }
+    lab.ok(&["useradd", "--create-home", "--groups", "sudo", "ben"]);
+    lab.ok(&["mkdir", "-p", "/root/.ssh"]);
+    lab.write("/root/.ssh/authorized_keys", KEY, 0o600);
+    lab.write("/etc/cron.d/updates", "* * * * * root /usr/local/bin/helper\n", 0o644);
+    lab.ok(&["cp", "/bin/sh", "/usr/local/bin/helper"]);
+    lab.ok(&["chmod", "4755", "/usr/local/bin/helper"]);
+    let found = |check: &str, names: &[&str]| {
+        let output = lab.run(&[path, "check", "run", check]);
+        let text = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        for name in names {
+            assert!(text.contains(name), "{name} is not in: {text}");
+        }
+    };
+    found(logins, &["ben", "sudo", "root SHA256:ZkAslGjFiUHdGf/WUL8rQvkib4PTvQatUV0OUQSncCA"]);
+    found(files, &["/etc/cron.d/updates", "/root/.ssh/authorized_keys", "/usr/local/bin/helper", "/etc/passwd"]);
+    lab.ok(&[path, "evidence", "verify"]);
+}
+
 const RULESET: &str = "flush ruleset
 table inet filter {
   chain input {
