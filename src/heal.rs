@@ -20,7 +20,7 @@ pub use executor::Outcome;
 pub use journal::JournalEvent;
 pub use look::look;
 pub use pipeline::{CheckRun, Reach, apply_for, run_check};
-pub use proof::{heartbeat, schedule};
+pub use proof::{heartbeat, posture, schedule};
 pub use recover::recover;
 pub use steps::file_diff;
 

@@ -131,6 +131,15 @@ impl Identity {
         self.subject.clone()
     }
 
+    /// A commitment to some bytes: SHA-256 over a key of this appliance and them.
+    ///
+    /// What was committed to can be proven later by showing both; from the digest alone nobody can try out guesses, as
+    /// anybody could with a bare SHA-256 of something short.
+    pub fn commit(&self, bytes: &[u8]) -> String {
+        let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.site_key), b"malachor/subject/v1");
+        sha256_hex(&[b"malachor/subject/v1\n", key.as_ref(), bytes].concat())
+    }
+
     /// SHA-256 of the running program, in hexadecimal; `None` where it cannot be read.
     ///
     /// Read when first asked for: a program that only shows something does not wait for it.

@@ -90,7 +90,7 @@ async fn cycle(app: &App, out: &Printer) -> Result<(), Failure> {
         runs.push((runbook, run));
     }
     heal::heartbeat(app).await?;
-    let posture = Posture::count(runs.iter().map(|(_, run)| (run.known.finding.verdict, Excepted::No)));
+    let posture = heal::posture(app).await?;
     if out.is_json() {
         out.json(&json!({"schema": "malachor.posture/1", "posture": posture, "score": posture.score()}));
         return Ok(());

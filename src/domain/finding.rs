@@ -232,8 +232,13 @@ pub enum Excepted {
 /// The verdict at `now`: a finding older than three intervals of its check (at least ten minutes) is unknown.
 pub fn fresh_verdict(verdict: Verdict, observed_at: Timestamp, every: jiff::SignedDuration, now: Timestamp) -> Verdict {
     let allowed = (every * 3).max(jiff::SignedDuration::from_mins(10));
-    if now.duration_since(observed_at) > allowed { Verdict::Unknown } else { verdict }
+    let age = now.duration_since(observed_at);
+    // What was seen in the future was dated by a wrong clock: how old it is nobody knows.
+    if age > allowed || age < -AHEAD { Verdict::Unknown } else { verdict }
 }
+
+/// A finding may be dated ahead of now by this much, as clocks are set.
+const AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_mins(10);
 
 /// Groups findings by control: the combined verdict of each citation.
 pub fn by_control<'a>(findings: impl IntoIterator<Item = (&'a str, Verdict)>) -> BTreeMap<&'a str, Verdict> {

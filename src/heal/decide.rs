@@ -157,7 +157,7 @@ fn ask(app: &App, tx: &Tx<'_>, asked: &Asked<'_>, now: Timestamp) -> Result<Vec<
         max_attempts: limits.1,
         cooldown: limits.0,
         last_attempt_at: incident.last_attempt_at,
-        executions_last_hour: tx.executions_since(hour_ago)?,
+        executions_last_hour: tx.executions_between(hour_ago, now)?,
         limits: app.config().heal.limits(),
         window: app.windows.state(now),
         approved: approved(tx, plan, now)?,

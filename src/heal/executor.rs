@@ -20,9 +20,9 @@ use super::decide::mode;
 use super::journal::{JournalEvent, StepResult};
 use super::look::look;
 use super::people::KILL_SWITCH;
-use super::proof::{Act, plan_detail, plan_sha256, steps_detail};
+use super::proof::{Act, plan_detail, plan_sha256};
 use super::snapshot::Snapshot;
-use super::steps::{self, Tools};
+use super::steps::{self, StepError, Tools};
 
 /// Pause between two verifications.
 const RECHECK: Duration = Duration::from_secs(2);
@@ -101,7 +101,7 @@ pub(super) async fn execute(app: &App, plan: &Plan, finding: &Finding) -> Result
         Some(why) => Err(why),
     };
     match proof {
-        Ok(after) => run.succeed(&results, after).await,
+        Ok(after) => run.succeed(&snapshot, &results, after).await,
         Err(why) => run.undo(&snapshot, &results, why).await,
     }
 }
@@ -156,20 +156,30 @@ impl Run<'_> {
         Ok(self.app.store.write(move |tx| tx.journal(&id, &event, now)).await?)
     }
 
-    /// Runs the steps until one fails.
+    /// Runs the steps until one fails, or somebody throws the kill switch: the step that runs is brought to its end, for
+    /// half of it may be worse than all, and then everything is undone.
     async fn steps(&self, snapshot: &Snapshot) -> Result<(Vec<StepResult>, Option<String>), HealError> {
         let mut results = Vec::new();
         for (index, step) in self.plan.steps.iter().enumerate() {
+            if let Some(why) = self.stopped().await? {
+                return Ok((results, Some(format!("stopped before step {}: {why}", index + 1))));
+            }
             self.note(JournalEvent::StepStarted(index)).await?;
             let result = self.step(snapshot, step).await;
             self.note(JournalEvent::StepEnded(index, result.clone())).await?;
-            let failed = matches!(&result, StepResult::Failed(_));
+            let failed = matches!(&result, StepResult::Failed(_) | StepResult::NotBegun(_));
             results.push(result);
             if failed {
                 return Ok((results, Some(format!("step {} failed: {}", index + 1, step.line()))));
             }
         }
         Ok((results, None))
+    }
+
+    /// Why nothing may be changed any more, if somebody said so since it began.
+    async fn stopped(&self) -> Result<Option<String>, HealError> {
+        let (app, plan) = (self.app.clone(), self.plan.clone());
+        Ok(self.app.store.read(move |tx| forbidden(&app, tx, &plan)).await?)
     }
 
     fn work(&self) -> std::path::PathBuf {
@@ -179,9 +189,12 @@ impl Run<'_> {
     async fn step(&self, snapshot: &Snapshot, step: &PlannedStep) -> StepResult {
         let work = self.work();
         let tools = Tools { host: &self.app.host, snapshot, execution: &self.id, work: &work };
+        let scrubbed = |text: &str| self.app.scrubber.text(text);
         match steps::apply(tools, step).await {
-            Ok(applied) => StepResult::Done(applied),
-            Err(error) => StepResult::Failed(error.to_string()),
+            Ok(Applied::Kept) => StepResult::Done(Applied::Kept),
+            Ok(Applied::Repaired(what)) => StepResult::Done(Applied::Repaired(scrubbed(&what))),
+            Err(StepError { acted: true, why }) => StepResult::Failed(scrubbed(&why)),
+            Err(StepError { acted: false, why }) => StepResult::NotBegun(scrubbed(&why)),
         }
     }
 
@@ -235,11 +248,27 @@ impl Run<'_> {
     }
 
     /// The check passes: everything about it in one transaction.
-    pub(super) async fn succeed(&self, results: &[StepResult], after: Finding) -> Result<Outcome, HealError> {
-        steps::disarm(&self.app.host, &self.work(), &self.id).await;
-        let repaired = results.iter().any(|result| matches!(result, StepResult::Done(Applied::Repaired(_))));
-        let outcome = if repaired { Outcome::Repaired } else { Outcome::Kept };
-        self.commit(&outcome, results, after, IncidentEvent::Pass, "the check passes again".to_owned()).await?;
+    pub(super) async fn succeed(
+        &self,
+        snapshot: &Snapshot,
+        results: &[StepResult],
+        after: Finding,
+    ) -> Result<Outcome, HealError> {
+        let after = match steps::disarm(&self.app.host, &self.work(), &self.id).await {
+            Ok(()) => after,
+            // The timer may have put the old state back after the check passed: only another look can tell.
+            Err(error) => match self.check_again().await {
+                again if passes(again.verdict) => again,
+                _ => return self.undo(snapshot, results, format!("the dead-man timer: {error}")).await,
+            },
+        };
+        let outcome = if results.iter().any(StepResult::may_have_acted) { Outcome::Repaired } else { Outcome::Kept };
+        let note = if results.contains(&StepResult::Interrupted) {
+            "the check passes again; a step was interrupted, and what it had done by then is not known"
+        } else {
+            "the check passes again"
+        };
+        self.commit(&outcome, results, after, IncidentEvent::Pass, note.to_owned()).await?;
         Ok(outcome)
     }
 
@@ -250,6 +279,9 @@ impl Run<'_> {
         results: &[StepResult],
         why: String,
     ) -> Result<Outcome, HealError> {
+        if !results.iter().any(StepResult::may_have_acted) {
+            return self.give_up(results, why, false).await;
+        }
         if self.plan.rollback.is_empty() {
             return self.give_up(results, why, true).await;
         }
@@ -257,7 +289,7 @@ impl Run<'_> {
         for (index, step) in self.plan.rollback.iter().enumerate() {
             let result = self.step(snapshot, step).await;
             self.note(JournalEvent::UndoStepEnded(index, result.clone())).await?;
-            if let StepResult::Failed(error) = result {
+            if let StepResult::Failed(error) | StepResult::NotBegun(error) = result {
                 let stuck = format!("{why}; undoing failed too: {error}");
                 self.note(JournalEvent::UndoFailed(stuck.clone())).await?;
                 let outcome = Outcome::Failed(stuck.clone());
@@ -329,7 +361,7 @@ impl Run<'_> {
                 tx.end_execution(&id, word, now)?;
                 let mut detail = plan_detail(&plan);
                 detail.insert("execution".to_owned(), json!(id.as_str()));
-                detail.insert("steps".to_owned(), steps_detail(&plan, &results));
+                detail.insert("steps".to_owned(), app.steps_detail(&plan, &results));
                 detail.insert("before".to_owned(), json!(before.verdict.word()));
                 detail.insert("after".to_owned(), json!(after.verdict.word()));
                 detail.insert("change".to_owned(), json!(change));
@@ -337,7 +369,7 @@ impl Run<'_> {
                 detail.insert("secondsOpen".to_owned(), json!(now.duration_since(incident.opened_at).as_secs()));
                 let act =
                     app.action_entry(Act { outcome: word, reason: note, finding: &before, runbook: ran, detail }, now);
-                tx.append(&[act, app.check_entry(runbook, &after)], &app.seal_context())?;
+                tx.append(&[act, app.check_entry(runbook, &after, false)], &app.seal_context())?;
                 Ok(incident)
             })
             .await?;
@@ -346,10 +378,11 @@ impl Run<'_> {
     }
 }
 
+/// What proves that healing helped. That nothing is left to be checked proves nothing.
 fn passes(verdict: Verdict) -> bool {
     match verdict {
-        Verdict::Pass | Verdict::Warn | Verdict::NotApplicable => true,
-        Verdict::Fail | Verdict::Unknown => false,
+        Verdict::Pass | Verdict::Warn => true,
+        Verdict::Fail | Verdict::Unknown | Verdict::NotApplicable => false,
     }
 }
 
@@ -360,6 +393,18 @@ fn corrective(tx: &Tx<'_>, before: &Finding) -> Result<&'static str, StoreError>
 
 /// What changed between deciding and starting that speaks against it, looked at in the starting transaction.
 fn against(app: &App, tx: &Tx<'_>, plan: &Plan) -> Result<Option<String>, StoreError> {
+    if let Some(why) = forbidden(app, tx, plan)? {
+        return Ok(Some(why));
+    }
+    let clash = tx.open_executions()?.into_iter().find(|other| {
+        other.plan.target == plan.target
+            && (other.plan.runbook == plan.runbook || other.plan.disruptive || plan.disruptive)
+    });
+    Ok(clash.map(|other| format!("{} is running on this target", other.plan.runbook)))
+}
+
+/// Kill switch and mode, which people change at any moment.
+fn forbidden(app: &App, tx: &Tx<'_>, plan: &Plan) -> Result<Option<String>, StoreError> {
     if tx.setting(KILL_SWITCH)?.is_some_and(|switch| switch.value == "on") {
         return Ok(Some("the kill switch is on".to_owned()));
     }
@@ -368,11 +413,7 @@ fn against(app: &App, tx: &Tx<'_>, plan: &Plan) -> Result<Option<String>, StoreE
     {
         return Ok(Some("mode is observe".to_owned()));
     }
-    let clash = tx.open_executions()?.into_iter().find(|other| {
-        other.plan.target == plan.target
-            && (other.plan.runbook == plan.runbook || other.plan.disruptive || plan.disruptive)
-    });
-    Ok(clash.map(|other| format!("{} is running on this target", other.plan.runbook)))
+    Ok(None)
 }
 
 /// A yes is used once.
@@ -392,6 +433,7 @@ mod tests {
 
     #[test]
     fn unknown_is_not_pass() {
-        assert!(!passes(Verdict::Unknown) && !passes(Verdict::Fail) && passes(Verdict::Pass));
+        assert!(!passes(Verdict::Unknown) && !passes(Verdict::Fail) && !passes(Verdict::NotApplicable));
+        assert!(passes(Verdict::Pass) && passes(Verdict::Warn));
     }
 }

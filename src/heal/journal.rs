@@ -36,8 +36,22 @@ pub enum JournalEvent {
 pub enum StepResult {
     /// It did what it says.
     Done(Applied),
-    /// It failed.
+    /// It failed, and may have changed something.
     Failed(String),
+    /// It failed before it changed anything.
+    NotBegun(String),
+    /// The process ended while it ran: what it had done by then is not known.
+    Interrupted,
+}
+
+impl StepResult {
+    /// Whether something may be different because of it.
+    pub(super) fn may_have_acted(&self) -> bool {
+        match self {
+            Self::Done(Applied::Repaired(_)) | Self::Failed(_) | Self::Interrupted => true,
+            Self::Done(Applied::Kept) | Self::NotBegun(_) => false,
+        }
+    }
 }
 
 /// Where an interrupted execution was.

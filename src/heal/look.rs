@@ -11,11 +11,11 @@ use crate::domain::runbook::{FactSource, Runbook};
 
 use super::own;
 
-/// Reads and judges the facts of a check now; nothing is stored.
+/// Reads and judges the facts of a check now; nothing is stored. The finding is of the moment the look began.
 pub async fn look(app: &App, runbook: &Runbook) -> Finding {
-    let settings = app.settings(&runbook.id);
+    let (settings, begun) = (app.settings(&runbook.id), app.clock.now());
     let observation = observe(app, runbook, settings).await;
-    runbook.judge(&Target::host(), observation, settings, app.clock.now())
+    runbook.judge(&Target::host(), observation, settings, begun)
 }
 
 async fn observe(app: &App, runbook: &Runbook, settings: &Map<String, Value>) -> Observation {

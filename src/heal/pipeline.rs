@@ -9,7 +9,7 @@ use crate::domain::entry::EntryDraft;
 use crate::domain::exception;
 use crate::domain::finding::{Class, Excepted, Finding, Verdict};
 use crate::domain::guard::Decision;
-use crate::domain::id::{RecordId, RecordKind};
+use crate::domain::id::{RecordId, RecordKind, Target};
 use crate::domain::incident::{Incident, IncidentEvent, IncidentState};
 use crate::domain::runbook::Runbook;
 use crate::domain::signature;
@@ -52,13 +52,17 @@ pub async fn run_check(app: &App, runbook: &Runbook, reach: Reach) -> Result<Che
         // Left open where the store failed in the middle of it.
         recover_check(app, &runbook.id).await?;
     }
+    let check = runbook.id.clone();
+    let begun = app.store.read(move |tx| tx.healed_so_far(&check, &Target::host())).await?;
     let finding = look(app, runbook).await;
-    let (known, incident) = record(app, runbook, finding).await?;
+    let (known, incident) = record(app, runbook, finding, begun).await?;
     events::checked(&known.finding, known.since == known.finding.observed_at);
     let Some(incident) = incident.filter(|incident| incident.may_be_decided(&runbook.sha256)) else {
         return Ok(CheckRun { known, incident: None, proposal: None, outcome: None });
     };
-    let (incident, proposal) = decide(app, runbook, incident, &known.finding).await?;
+    let Some((incident, proposal)) = decide(app, runbook, incident, &known.finding).await? else {
+        return Ok(CheckRun { known, incident: None, proposal: None, outcome: None });
+    };
     let go = reach == Reach::Heal && proposal.decision == Decision::Go;
     let outcome = match &proposal.plan {
         Ok(plan) if go => Some(executor::execute(app, plan, &known.finding).await?),
@@ -87,10 +91,13 @@ pub async fn apply_for(app: &App, run: &CheckRun, who: &str) -> Result<Option<(P
 }
 
 /// Commits a finding: its row, its incident, and an entry if anything changed; one transaction.
+///
+/// A look that another process overtook, by a later look or by healing, describes what is no more: what is known stays.
 pub(super) async fn record(
     app: &App,
     runbook: &Runbook,
     finding: Finding,
+    begun: u64,
 ) -> Result<(KnownFinding, Option<Incident>), HealError> {
     let id = app.new_id(RecordKind::Incident)?;
     let now = app.clock.now();
@@ -102,6 +109,10 @@ pub(super) async fn record(
                 return Err(StoreError::NotThere(format!("runbook {check} is not loaded")));
             };
             let before = tx.finding(&finding.check, &finding.target)?;
+            let overtaken = tx.healed_so_far(&finding.check, &finding.target)? != begun;
+            if let Some(newer) = before.clone().filter(|before| overtaken || before.finding.observed_at > finding.observed_at) {
+                return Ok((newer, None));
+            }
             let known = tx.put_finding(&finding)?;
             let silenced = exception::excepted(&tx.exceptions()?, &known.finding, &runbook.hipaa, now) == Excepted::Yes;
             let open = tx.open_incident(&finding.check, &finding.target)?;
@@ -110,7 +121,7 @@ pub(super) async fn record(
                 tx.put_incident(incident)?;
             }
             if before.is_none_or(|before| changed(&before.finding, &finding)) {
-                tx.append(&[app_.check_entry(runbook, &finding)], &app_.seal_context())?;
+                tx.append(&[app_.check_entry(runbook, &finding, silenced)], &app_.seal_context())?;
             }
             Ok((known, incident))
         })
@@ -198,19 +209,22 @@ fn changed(before: &Finding, now: &Finding) -> bool {
     before.verdict != now.verdict || words(before) != words(now)
 }
 
-/// Proposes, and records where the incident stands because of it.
+/// Proposes, and records where the incident stands because of it; `None` where somebody else moved it meanwhile.
 async fn decide(
     app: &App,
     runbook: &Runbook,
     incident: Incident,
     finding: &Finding,
-) -> Result<(Incident, Proposal), HealError> {
+) -> Result<Option<(Incident, Proposal)>, HealError> {
     let approval_id = app.new_id(RecordKind::Approval)?;
     let now = app.clock.now();
     let (app_, finding, check) = (app.clone(), finding.clone(), runbook.id.clone());
     let decided = app
         .store
         .write(move |tx| {
+            if tx.incident(&incident.id)?.as_ref() != Some(&incident) {
+                return Ok(None);
+            }
             let proposal = propose(&app_, tx, &incident, &finding, now)?;
             let mut after = incident.clone();
             after.plan = proposal.plan.clone().ok();
@@ -238,7 +252,7 @@ async fn decide(
                 )?;
                 events::moved(&after);
             }
-            Ok((after, proposal))
+            Ok(Some((after, proposal)))
         })
         .await?;
     Ok(decided)

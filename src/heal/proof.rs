@@ -10,11 +10,12 @@ use crate::crypto::sha256_hex;
 use crate::domain::entry::{EntryDraft, EntryKind, RunbookRef, Subject};
 use crate::domain::exception::excepted;
 use crate::domain::finding::{Excepted, Finding, Posture, Verdict, fresh_verdict};
+use crate::domain::id::CheckId;
 use crate::domain::plan::{Applied, Origin, Plan};
 use crate::domain::runbook::Runbook;
 use crate::domain::time::signed;
 use crate::phi::Scrubbed;
-use crate::store::{Execution, KnownFinding};
+use crate::store::{Execution, StoreError, Tx};
 
 use super::HealError;
 use super::journal::StepResult;
@@ -40,22 +41,25 @@ pub(super) struct Act<'a> {
 
 impl App {
     /// A check's result.
-    pub(super) fn check_entry(&self, runbook: &Runbook, finding: &Finding) -> Scrubbed<EntryDraft> {
+    pub(super) fn check_entry(&self, runbook: &Runbook, finding: &Finding, silenced: bool) -> Scrubbed<EntryDraft> {
         let mut detail = Map::new();
         detail.insert("verdict".to_owned(), json!(finding.verdict.word()));
         detail.insert("severity".to_owned(), json!(runbook.severity.word()));
         let reasons: Vec<Value> = finding
             .reasons
             .iter().take(REASONS_CAP)
-            .map(|reason| json!({"word": reason.word, "verdict": reason.verdict.word(), "class": reason.class, "say": cap(&reason.say)}))
+            .map(|reason| json!({"word": reason.word, "verdict": reason.verdict.word(), "class": reason.class, "say": self.cap(&reason.say)}))
             .collect();
         detail.insert("reasons".to_owned(), Value::Array(reasons));
+        if silenced {
+            detail.insert("excepted".to_owned(), json!(true));
+        }
         self.draft(
             EntryKind::Check,
             Some(finding.verdict.word()),
             runbook,
             finding,
-            first_say(finding),
+            self.first_say(finding),
             detail,
             finding.observed_at,
         )
@@ -64,7 +68,7 @@ impl App {
     /// An act on a finding.
     pub(super) fn action_entry(&self, act: Act<'_>, now: Timestamp) -> Scrubbed<EntryDraft> {
         let Act { outcome, reason, finding, runbook, detail } = act;
-        self.draft(EntryKind::Action, Some(outcome), runbook, finding, Some(cap(&reason)), detail, now)
+        self.draft(EntryKind::Action, Some(outcome), runbook, finding, Some(self.cap(&reason)), detail, now)
     }
 
     /// A person's decision about the appliance as a whole: mode, switch, exception.
@@ -97,7 +101,7 @@ impl App {
         detail: Map<String, Value>,
         now: Timestamp,
     ) -> Scrubbed<EntryDraft> {
-        let digest = sha256_hex(Value::Object(detail.clone()).to_string().as_bytes());
+        let digest = self.identity.commit(Value::Object(detail.clone()).to_string().as_bytes());
         self.scrubber.scrub(EntryDraft {
             kind,
             claimed_at: now,
@@ -124,7 +128,7 @@ impl App {
         self.scrubber.scrub(EntryDraft {
             kind,
             claimed_at: now,
-            subject: Subject { name: self.identity.subject(), sha256: facts_sha256(finding) },
+            subject: Subject { name: self.identity.subject(), sha256: self.facts_commitment(finding) },
             controls: runbook.hipaa.clone(),
             outcome: outcome.map(str::to_owned),
             reason,
@@ -134,9 +138,37 @@ impl App {
     }
 }
 
-/// SHA-256 of the facts a finding rests on.
-pub(super) fn facts_sha256(finding: &Finding) -> String {
-    sha256_hex(finding.observation.facts.to_string().as_bytes())
+impl App {
+    /// The facts a finding rests on, as a commitment.
+    fn facts_commitment(&self, finding: &Finding) -> String {
+        self.identity.commit(finding.observation.facts.to_string().as_bytes())
+    }
+
+    /// Text for a statement: scrubbed whole, then cut. The other way round, half an identifier would look like none.
+    fn cap(&self, text: &str) -> String {
+        cut(&self.scrubber.text(text))
+    }
+
+    fn first_say(&self, finding: &Finding) -> Option<String> {
+        finding.reasons.iter().find(|reason| reason.verdict == finding.verdict).map(|reason| self.cap(&reason.say))
+    }
+
+    /// The steps and what they did as part of a statement.
+    pub(super) fn steps_detail(&self, plan: &Plan, results: &[StepResult]) -> Value {
+        let steps = plan.steps.iter().zip(results).take(STEPS_CAP).map(|(step, result)| {
+            let step = self.cap(&step.line());
+            match result {
+                StepResult::Done(Applied::Kept) => json!({"step": step, "result": "kept"}),
+                StepResult::Done(Applied::Repaired(what)) => {
+                    json!({"step": step, "result": "repaired", "what": self.cap(what)})
+                }
+                StepResult::Failed(why) => json!({"step": step, "result": "failed", "what": self.cap(why)}),
+                StepResult::NotBegun(why) => json!({"step": step, "result": "not_begun", "what": self.cap(why)}),
+                StepResult::Interrupted => json!({"step": step, "result": "interrupted"}),
+            }
+        });
+        Value::Array(steps.collect())
+    }
 }
 
 /// SHA-256 of exactly this plan: what an approval is bound to.
@@ -159,28 +191,39 @@ pub(super) fn plan_detail(plan: &Plan) -> Map<String, Value> {
     detail
 }
 
-/// The steps and what they did as part of a statement.
-pub(super) fn steps_detail(plan: &Plan, results: &[StepResult]) -> Value {
-    let steps = plan.steps.iter().zip(results).take(STEPS_CAP).map(|(step, result)| match result {
-        StepResult::Done(Applied::Kept) => json!({"step": cap(&step.line()), "result": "kept"}),
-        StepResult::Done(Applied::Repaired(what)) => {
-            json!({"step": cap(&step.line()), "result": "repaired", "what": cap(what)})
-        }
-        StepResult::Failed(why) => json!({"step": cap(&step.line()), "result": "failed", "what": cap(why)}),
-    });
-    Value::Array(steps.collect())
-}
-
-fn first_say(finding: &Finding) -> Option<String> {
-    finding.reasons.iter().find(|reason| reason.verdict == finding.verdict).map(|reason| cap(&reason.say))
-}
-
-fn cap(text: &str) -> String {
+/// The beginning of a text, without control characters; a tag of the scrubber is kept whole or left out.
+fn cut(text: &str) -> String {
     let clean: String = text.chars().filter(|c| !c.is_control() || *c == '\n').collect();
-    match clean.get(..clean.floor_char_boundary(TEXT_CAP)) {
-        Some(kept) if kept.len() < clean.len() => format!("{kept}…"),
-        Some(_) | None => clean,
+    if clean.len() <= TEXT_CAP {
+        return clean;
     }
+    let kept = clean.get(..clean.floor_char_boundary(TEXT_CAP)).unwrap_or_default();
+    let whole = match (kept.rfind('['), kept.rfind(']')) {
+        (Some(open), close) if close.is_none_or(|close| close < open) => kept.get(..open).unwrap_or_default(),
+        _ => kept,
+    };
+    format!("{whole}…")
+}
+
+/// How every enabled check stands: one that was never looked at, or too long ago, is unknown.
+fn verdicts(app: &App, tx: &Tx<'_>, now: Timestamp) -> Result<Vec<(CheckId, Verdict, Excepted)>, StoreError> {
+    let (exceptions, findings) = (tx.exceptions()?, tx.findings()?);
+    let stand = |runbook: &Runbook| {
+        let Some(known) = findings.iter().find(|known| known.finding.check == runbook.id) else {
+            return (runbook.id.clone(), Verdict::Unknown, Excepted::No);
+        };
+        let finding = &known.finding;
+        let verdict = fresh_verdict(finding.verdict, finding.observed_at, signed(app.every(runbook)), now);
+        (runbook.id.clone(), verdict, excepted(&exceptions, finding, &runbook.hipaa, now))
+    };
+    Ok(app.checks().map(stand).collect())
+}
+
+/// The posture as it stands.
+pub async fn posture(app: &App) -> Result<Posture, HealError> {
+    let (app_, now) = (app.clone(), app.clock.now());
+    let verdicts = app.store.read(move |tx| verdicts(&app_, tx, now)).await?;
+    Ok(Posture::count(verdicts.into_iter().map(|(_, verdict, excepted)| (verdict, excepted))))
 }
 
 /// Writes a signed heartbeat with the posture: passing is evidence too.
@@ -189,27 +232,18 @@ pub async fn heartbeat(app: &App) -> Result<(), HealError> {
     let app_ = app.clone();
     app.store
         .write(move |tx| {
-            let exceptions = tx.exceptions()?;
-            let findings = tx.findings()?;
-            let verdicts = findings.iter().filter_map(|known| {
-                let runbook = app_.checks().find(|runbook| runbook.id == known.finding.check)?;
-                let verdict =
-                    fresh_verdict(known.finding.verdict, known.finding.observed_at, signed(app_.every(runbook)), now);
-                Some((known, verdict, excepted(&exceptions, &known.finding, &runbook.hipaa, now)))
-            });
-            let verdicts: Vec<(&KnownFinding, Verdict, Excepted)> = verdicts.collect();
+            let verdicts = verdicts(&app_, tx, now)?;
             let posture = Posture::count(verdicts.iter().map(|(_, verdict, excepted)| (*verdict, *excepted)));
             let mut detail = Map::new();
             detail.insert("posture".to_owned(), serde_json::to_value(posture).unwrap_or(Value::Null));
-            let checks =
-                verdicts.iter().map(|(known, verdict, _)| (known.finding.check.to_string(), json!(verdict.word())));
+            let checks = verdicts.iter().map(|(check, verdict, _)| (check.to_string(), json!(verdict.word())));
             let count = verdicts.len();
             detail.insert("checkCount".to_owned(), json!(count));
             if count <= CHECKS_CAP {
                 detail.insert("checks".to_owned(), Value::Object(checks.collect()));
             }
             let covered = verdicts.iter().filter(|(_, _, excepted)| *excepted == Excepted::Yes);
-            let covered = covered.take(CHECKS_CAP).map(|(known, ..)| json!(known.finding.check.as_str()));
+            let covered = covered.take(CHECKS_CAP).map(|(check, ..)| json!(check.as_str()));
             detail.insert("excepted".to_owned(), Value::Array(covered.collect()));
             detail.insert("openIncidents".to_owned(), json!(tx.incidents(false)?.len()));
             tx.append(&[app_.plain(EntryKind::Heartbeat, None, None, detail, now)], &app_.seal_context())?;

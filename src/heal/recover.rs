@@ -9,7 +9,7 @@ use crate::telemetry::events;
 
 use super::HealError;
 use super::executor::{Outcome, Run};
-use super::journal::{Interrupted, JournalEvent, replay};
+use super::journal::{Interrupted, JournalEvent, StepResult, replay};
 
 /// Brings every execution that nobody is running any more to an end; says how many there were.
 pub async fn recover(app: &App) -> Result<usize, HealError> {
@@ -68,7 +68,7 @@ async fn finish(app: &App, execution: &Execution) -> Result<(), HealError> {
     let before = app.store.read(move |tx| tx.finding(&check, &target)).await?;
     let Some(before) = before else { return abandon(app, execution, "its finding is gone").await };
     let run = Run { app, id: execution.id.clone(), plan, runbook, remediate, before: &before.finding };
-    let results = ended_steps(&events);
+    let results = begun_steps(&events);
     let Interrupted { snapshot, acted, undoing } = replay(events.into_iter().map(|(_, event)| event));
     events::recovering(plan, acted);
     match snapshot {
@@ -78,7 +78,7 @@ async fn finish(app: &App, execution: &Execution) -> Result<(), HealError> {
         }
         Some(snapshot) if acted => match run.verify().await {
             Ok(after) => {
-                run.succeed(&results, after).await?;
+                run.succeed(&snapshot, &results, after).await?;
             }
             Err(why) => {
                 run.undo(&snapshot, &results, format!("it was interrupted, and {why}")).await?;
@@ -109,19 +109,24 @@ async fn abandon(app: &App, execution: &Execution, why: &str) -> Result<(), Heal
     Ok(())
 }
 
-fn ended_steps(events: &[(jiff::Timestamp, JournalEvent)]) -> Vec<super::journal::StepResult> {
-    events
-        .iter()
-        .filter_map(|(_, event)| match event {
-            JournalEvent::StepEnded(_, result) => Some(result.clone()),
+/// What each step did; one that began and has no end was interrupted.
+fn begun_steps(events: &[(jiff::Timestamp, JournalEvent)]) -> Vec<StepResult> {
+    let mut results = Vec::new();
+    for (_, event) in events {
+        match event {
+            JournalEvent::StepStarted(_) => results.push(StepResult::Interrupted),
+            JournalEvent::StepEnded(_, result) => {
+                results.pop();
+                results.push(result.clone());
+            }
             JournalEvent::Begun
             | JournalEvent::SnapshotTaken(_)
-            | JournalEvent::StepStarted(_)
             | JournalEvent::Verifying
             | JournalEvent::UndoStarted
             | JournalEvent::UndoStepEnded(..)
             | JournalEvent::Undone
-            | JournalEvent::UndoFailed(_) => None,
-        })
-        .collect()
+            | JournalEvent::UndoFailed(_) => {}
+        }
+    }
+    results
 }

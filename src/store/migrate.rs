@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_log.sql"),
     include_str!("migrations/0002_agent.sql"),
     include_str!("migrations/0003_baseline.sql"),
+    include_str!("migrations/0004_outbox.sql"),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own.

@@ -181,10 +181,20 @@ impl Tx<'_> {
         self.many(sql, params![incident.as_str()], execution)
     }
 
-    /// How many executions began since.
-    pub fn executions_since(&self, since: Timestamp) -> Result<u32, StoreError> {
-        let sql = "SELECT count(*) FROM execution WHERE started_at >= ?1";
-        Ok(self.one(sql, params![since.to_string()], |row| row.get(0).map_err(StoreError::from))?.unwrap_or(0))
+    /// How many executions began from `since` to `now`. What a wrong clock dated ahead of now does not count.
+    pub fn executions_between(&self, since: Timestamp, now: Timestamp) -> Result<u32, StoreError> {
+        let sql = "SELECT count(*) FROM execution WHERE started_at BETWEEN ?1 AND ?2";
+        let values = params![since.to_string(), now.to_string()];
+        Ok(self.one(sql, values, |row| row.get(0).map_err(StoreError::from))?.unwrap_or(0))
+    }
+
+    /// Begun and ended executions about a check: a number that changes whenever one begins or ends.
+    pub fn healed_so_far(&self, check: &CheckId, target: &Target) -> Result<u64, StoreError> {
+        let sql = "SELECT count(*) + count(execution.ended_at) FROM execution JOIN incident ON incident.id = execution.incident_id
+                   WHERE incident.check_id = ?1 AND incident.target = ?2";
+        let count: Option<i64> =
+            self.one(sql, params![check.as_str(), target.as_str()], |row| row.get(0).map_err(StoreError::from))?;
+        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
     }
 
     /// Adds to an execution's journal.
@@ -266,12 +276,15 @@ impl Tx<'_> {
 
     /// Entries not yet taken by the server, and when the oldest was queued.
     pub fn outbox(&self) -> Result<(u64, Option<Timestamp>), StoreError> {
-        let sql = "SELECT count(*), min(queued_at) FROM outbox WHERE sent_at IS NULL";
-        let row = self.one(sql, [], |row| {
-            let oldest: Option<String> = row.get(1)?;
-            Ok((row.get::<_, i64>(0)?, oldest.and_then(|text| text.parse().ok())))
-        })?;
-        Ok(row.map_or((0, None), |(count, oldest)| (u64::try_from(count).unwrap_or(0), oldest)))
+        // Sent oldest first: what waits is one run of numbers, so its ends tell how many.
+        let sql = "SELECT coalesce((SELECT max(seq) FROM outbox) - min(seq) + 1, 0), min(seq) FROM outbox WHERE sent_at IS NULL";
+        let Some((waiting, Some(first))) =
+            self.one(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))?
+        else {
+            return Ok((0, None));
+        };
+        let oldest = self.one("SELECT queued_at FROM outbox WHERE seq = ?1", params![first], |row| time(row, 0))?;
+        Ok((u64::try_from(waiting).unwrap_or(0), oldest))
     }
 
     /// Entries in the log.
