@@ -11,6 +11,7 @@ mod fim;
 mod firewall;
 #[cfg(test)]
 mod fixture;
+mod history;
 mod inventory;
 mod kernel;
 mod logging;
