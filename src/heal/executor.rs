@@ -143,7 +143,7 @@ impl Run<'_> {
     }
 
     async fn keep(&self) -> Result<Snapshot, HealError> {
-        let settings = self.app.settings(&self.runbook.id);
+        let settings = self.app.shown_settings(&self.runbook.id);
         let incident = self.incident().await?;
         let basis = Basis { incident: &incident, finding: self.before, settings };
         let keeps = planning::keeps(self.remediate, basis, &self.plan.params)
@@ -178,7 +178,8 @@ impl Run<'_> {
 
     async fn step(&self, snapshot: &Snapshot, step: &PlannedStep) -> StepResult {
         let work = self.work();
-        let tools = Tools { host: &self.app.host, snapshot, execution: &self.id, work: &work };
+        let settings = self.app.settings(&self.runbook.id);
+        let tools = Tools { host: &self.app.host, snapshot, execution: &self.id, work: &work, settings };
         match steps::apply(tools, step).await {
             Ok(applied) => StepResult::Done(applied),
             Err(error) => StepResult::Failed(error.to_string()),

@@ -1,12 +1,15 @@
 //! Applying one planned step: already so (`Kept`), or changed (`Repaired` with what changed).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use crate::domain::id::RecordId;
-use crate::domain::plan::{Applied, PlannedAction, PlannedStep};
+use crate::domain::plan::{Applied, PlannedAction, PlannedStep, PlannedValue};
 use crate::domain::runbook::UnitVerb;
-use crate::host::{Cmd, FileKind, Host, HostError};
+use crate::host::{Cmd, FileKind, Host, HostError, Secrets, env_file_variables};
 
 use super::snapshot::Snapshot;
 use super::units::{UnitState, unit_state};
@@ -19,6 +22,8 @@ pub(super) struct Tools<'a> {
     pub(super) execution: &'a RecordId,
     /// Private directory for files a step hands to others.
     pub(super) work: &'a Path,
+    /// The runbook's settings with their secrets.
+    pub(super) settings: &'a Map<String, Value>,
 }
 
 /// Applies a step within its deadline.
@@ -26,7 +31,10 @@ pub(super) async fn apply(tools: Tools<'_>, step: &PlannedStep) -> Result<Applie
     let deadline = Duration::from_secs(step.timeout_s);
     let work = async {
         match &step.action {
-            PlannedAction::Exec { argv, ok } => exec(tools.host, argv, ok, deadline).await,
+            PlannedAction::Exec { argv, ok, env, env_file } => {
+                let given = given(tools, env, env_file.as_deref())?;
+                exec(tools.host, argv, ok, (given, deadline)).await
+            }
             PlannedAction::Unit { verb, unit } => change_unit(tools.host, *verb, unit, deadline).await,
             PlannedAction::File { path, content, mode } => write_file(tools.host, path, content, *mode),
             PlannedAction::NftLoad { file, revert_after_s } => load_ruleset(tools, file, *revert_after_s).await,
@@ -49,14 +57,48 @@ pub fn file_diff(host: &Host, path: &str, content: &str) -> Option<String> {
         .then(|| similar::TextDiff::from_lines(old.as_str(), content).unified_diff().header(path, path).to_string())
 }
 
-async fn exec(host: &Host, argv: &[String], ok: &[i32], deadline: Duration) -> Result<Applied, HostError> {
+/// Variables for a program, and which of their values nobody may see.
+struct Given {
+    variables: Vec<(String, String)>,
+    secrets: Secrets,
+}
+
+/// Reads the variables now: what is in the file and what is secret was never in the plan.
+fn given(tools: Tools<'_>, env: &BTreeMap<String, PlannedValue>, env_file: Option<&str>) -> Result<Given, HostError> {
+    let mut variables = match env_file {
+        Some(path) => env_file_variables(&tools.host.read(path)?),
+        None => Vec::new(),
+    };
+    let mut hidden: Vec<String> = variables.iter().map(|(_, value)| value.clone()).collect();
+    for (name, value) in env {
+        let value = match value {
+            PlannedValue::Plain(value) => value.clone(),
+            PlannedValue::Secret(setting) => match tools.settings.get(setting).and_then(Value::as_str) {
+                Some(secret) => {
+                    hidden.push(secret.to_owned());
+                    secret.to_owned()
+                }
+                // It is not set, so neither is the variable.
+                None => continue,
+            },
+        };
+        variables.push((name.clone(), value));
+    }
+    Ok(Given { variables, secrets: Secrets::new(hidden) })
+}
+
+async fn exec(
+    host: &Host,
+    argv: &[String],
+    ok: &[i32],
+    (given, deadline): (Given, Duration),
+) -> Result<Applied, HostError> {
     let cmd = Cmd::new(argv.iter().cloned()).timeout(deadline);
     let what = cmd.line();
+    let cmd = given.variables.into_iter().fold(cmd, |cmd, (name, value)| cmd.env(&name, value));
     let output = host.run(cmd).await?;
-    if !ok.contains(&output.status) {
-        return Err(HostError::Io { what, why: format!("exit {}: {}", output.status, output.first_line()) });
-    }
-    Ok(Applied::Repaired(format!("exit {}: {}", output.status, output.first_line())))
+    let said = format!("exit {}: {}", output.status, given.secrets.hide(output.first_line()));
+    if ok.contains(&output.status) { Ok(Applied::Repaired(said)) } else { Err(HostError::Io { what, why: said }) }
 }
 
 async fn change_unit(host: &Host, verb: UnitVerb, unit: &str, deadline: Duration) -> Result<Applied, HostError> {
@@ -143,4 +185,54 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(
+        host: &Host,
+        script: &str,
+        env: &[(&str, PlannedValue)],
+        env_file: Option<&str>,
+    ) -> Result<Applied, HostError> {
+        let settings = serde_json::json!({"location": "rest:https://me:hunter2@host/", "unset": null});
+        let dir = tempfile::tempdir().unwrap();
+        let tools = Tools {
+            host,
+            snapshot: &Snapshot::default(),
+            execution: &RecordId::new(crate::domain::id::RecordKind::Execution, [0; 8]),
+            work: dir.path(),
+            settings: settings.as_object().unwrap(),
+        };
+        let action = PlannedAction::Exec {
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            ok: vec![0],
+            env: env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            env_file: env_file.map(str::to_owned),
+        };
+        let step = PlannedStep { action, timeout_s: 20 };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(apply(tools, &step))
+    }
+
+    #[test]
+    fn variables_reach_the_program_and_secret_ones_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("env").display().to_string();
+        std::fs::write(&file, "# keys\nKEY=s3cret-key\nBOTH=\"from file\"\n").unwrap();
+        let env = [
+            ("LOCATION", PlannedValue::Secret("location".into())),
+            ("UNSET", PlannedValue::Secret("unset".into())),
+            ("BOTH", PlannedValue::Plain("from plan".into())),
+        ];
+        let test = "test \"$LOCATION|$KEY|$BOTH|${UNSET-not set}\" = 'rest:https://me:hunter2@host/|s3cret-key|from plan|not set'";
+        assert_eq!(run(&Host::live(), test, &env, Some(&file)), Ok(Applied::Repaired("exit 0: no output".into())));
+        let said = run(&Host::live(), "echo at $LOCATION with $KEY, $BOTH", &env, Some(&file)).unwrap();
+        assert_eq!(said, Applied::Repaired("exit 0: at *** with ***, from plan".into()));
+        let failed = run(&Host::live(), "echo no hunter2 >&2; exit 9", &env, Some(&file)).unwrap_err().to_string();
+        assert!(failed.ends_with("exit 9: no ***"), "{failed}");
+        let gone = run(&Host::live(), "true", &env, Some("/no/such/file"));
+        assert_eq!(gone, Err(HostError::Missing("/no/such/file".into())), "it does not run without them");
+    }
 }

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::checks::run::Context;
-use crate::host::{Cmd, Host, HostError, Output};
+use crate::host::{Cmd, Host, HostError, Output, Secrets, env_file_variables};
 
 const LIST_CAP: usize = 64 * 1024 * 1024;
 
@@ -21,6 +21,8 @@ pub(super) struct Repository<'a> {
     location: &'a str,
     machine: Option<&'a str>,
     env: Vec<(String, String)>,
+    /// What its programs may say and nobody may see.
+    secrets: Secrets,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +56,11 @@ impl<'a> Repository<'a> {
         let Some(location) = context.text("repository") else { return Ok(None) };
         let tool = if context.text("tool") == Some("borg") { Tool::Borg } else { Tool::Restic };
         let mut env = match context.text("env_file") {
-            Some(path) => variables(&context.host.read(path)?),
+            Some(path) => env_file_variables(&context.host.read(path)?),
             None => Vec::new(),
         };
+        let values = env.iter().map(|(_, value)| value.clone()).chain([location.to_owned()]);
+        let secrets = Secrets::new(values);
         let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
         // The location may hold credentials and the password must not be seen: neither is an argument.
         match tool {
@@ -77,7 +81,7 @@ impl<'a> Repository<'a> {
                 Tool::Borg => set("BORG_PASSCOMMAND", &format!("cat {real}")),
             }
         }
-        Ok(Some(Self { host: context.host, tool, location, machine: context.text("machine"), env }))
+        Ok(Some(Self { host: context.host, tool, location, machine: context.text("machine"), env, secrets }))
     }
 
     /// What is known about it without opening it.
@@ -173,7 +177,8 @@ impl<'a> Repository<'a> {
         let cmd = self.with_env(Cmd::new(args)).cap(LIST_CAP).timeout(patience);
         self.host.run_ok(cmd).await.map_err(|error| match error {
             HostError::Io { what: _, why } => {
-                HostError::Io { what: self.word().to_owned(), why: why.replace(self.location, "the repository") }
+                let why = why.replace(self.location, "the repository");
+                HostError::Io { what: self.word().to_owned(), why: self.secrets.hide(&why) }
             }
             HostError::Missing(_) | HostError::Denied(_) | HostError::Timeout { .. } | HostError::Garbage { .. } => {
                 error
@@ -195,16 +200,6 @@ impl<'a> Repository<'a> {
     fn garbage(&self, why: &str) -> HostError {
         HostError::Garbage { what: self.word().to_owned(), why: why.to_owned() }
     }
-}
-
-/// `NAME=value` lines, as systemd's `EnvironmentFile` has them.
-fn variables(text: &str) -> Vec<(String, String)> {
-    let pair = |line: &str| {
-        let (name, value) = line.trim().split_once('=')?;
-        let plain = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
-        (plain && !name.is_empty()).then(|| (name.to_owned(), value.trim_matches('"').to_owned()))
-    };
-    text.lines().filter_map(pair).collect()
 }
 
 fn restic_snapshot(value: &Value) -> Option<Snapshot> {
