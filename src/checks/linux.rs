@@ -3,6 +3,7 @@
 mod access;
 mod antivirus;
 mod backup;
+mod backup_size;
 mod certificates;
 mod disk;
 mod drift;

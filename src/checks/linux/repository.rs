@@ -39,6 +39,17 @@ pub(super) struct Snapshot {
     /// What it holds; `None` where the tool does not say.
     pub(super) paths: Option<Vec<String>>,
     pub(super) encrypted: bool,
+    /// Snapshots of one series are of the same things: machine and paths (borg: the name without its digits).
+    pub(super) series: String,
+    /// How much it holds; `None` where the list does not say.
+    pub(super) size: Option<Size>,
+}
+
+/// How much a snapshot holds: bytes as restored, and files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) bytes: u64,
+    pub(super) files: u64,
 }
 
 /// One file in a snapshot.
@@ -125,6 +136,20 @@ impl<'a> Repository<'a> {
         Ok(snapshots)
     }
 
+    /// How much a snapshot holds, by walking it.
+    pub(super) async fn size(&self, snapshot: &Snapshot, patience: Duration) -> Result<Size, HostError> {
+        match self.tool {
+            Tool::Restic => {
+                let args =
+                    ["restic", "--no-lock", "--no-cache", "stats", "--json", "--mode", "restore-size", &snapshot.id];
+                let answer = self.ask(args.to_vec(), patience).await?.json(self.word())?;
+                size(&answer, "total_size", "total_file_count").ok_or_else(|| self.garbage("no size in the answer"))
+            }
+            // Its list says so for every archive.
+            Tool::Borg => Err(self.garbage("an archive without its size")),
+        }
+    }
+
     /// Regular files in a snapshot; of a very large one only the first part.
     pub(super) async fn files(&self, snapshot: &Snapshot) -> Result<Vec<Entry>, HostError> {
         let archive = format!("::{}", snapshot.id);
@@ -202,9 +227,21 @@ impl<'a> Repository<'a> {
     }
 }
 
+fn size(value: &Value, bytes: &str, files: &str) -> Option<Size> {
+    let number = |key: &str| value.get(key).and_then(Value::as_u64);
+    Some(Size { bytes: number(bytes)?, files: number(files)? })
+}
+
 fn restic_snapshot(value: &Value) -> Option<Snapshot> {
-    let paths = value.get("paths")?.as_array()?.iter().map(|path| path.as_str().map(str::to_owned)).collect();
+    let paths: Option<Vec<String>> =
+        value.get("paths")?.as_array()?.iter().map(|path| path.as_str().map(str::to_owned)).collect();
+    let mut named = paths.clone().unwrap_or_default();
+    named.sort();
+    let machine = value.get("hostname").and_then(Value::as_str).unwrap_or_default();
     Some(Snapshot {
+        series: cut(&format!("{machine}: {}", named.join(", "))),
+        // Since restic 0.17.
+        size: value.get("summary").and_then(|said| size(said, "total_bytes_processed", "total_files_processed")),
         id: value.get("id")?.as_str()?.to_owned(),
         time: value.get("time")?.as_str()?.parse().ok()?,
         paths,
@@ -216,14 +253,22 @@ fn restic_snapshot(value: &Value) -> Option<Snapshot> {
 fn borg_snapshots(answer: &Value) -> Option<Vec<Snapshot>> {
     let encrypted = answer.pointer("/encryption/mode")?.as_str()? != "none";
     let archive = |value: &Value| {
+        let name = value.get("name")?.as_str()?;
         Some(Snapshot {
-            id: value.get("name")?.as_str()?.to_owned(),
+            series: cut(&name.replace(|c: char| c.is_ascii_digit(), "")),
+            size: value.get("stats").and_then(|said| size(said, "original_size", "nfiles")),
+            id: name.to_owned(),
             time: utc(value.get("start")?.as_str()?)?,
             paths: None,
             encrypted,
         })
     };
     answer.get("archives")?.as_array()?.iter().map(archive).collect()
+}
+
+/// A name is no place to keep a book.
+fn cut(name: &str) -> String {
+    name.chars().take(300).collect()
 }
 
 /// borg's times have no zone; it was run in UTC.
