@@ -6,16 +6,19 @@ mod backup;
 mod backup_size;
 mod certificates;
 mod disk;
+mod disk_health;
 mod drift;
 mod encryption;
 mod fim;
 mod firewall;
 #[cfg(test)]
 mod fixture;
+mod growth;
 mod history;
 mod inventory;
 mod kernel;
 mod logging;
+mod md;
 mod mounts;
 mod nft;
 mod nft_match;
@@ -45,6 +48,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "backup" => backup::collect(context).await,
         "certificates" => certificates::collect(context),
         "disk" => disk::collect(context),
+        "disk_health" => disk_health::collect(context).await,
         "drift" => drift::collect(context),
         "encryption" => encryption::collect(context).await,
         "fim" => fim::collect(context).await,

@@ -19,6 +19,7 @@ pub const COLLECTORS: &[&str] = &[
     "backup",
     "certificates",
     "disk",
+    "disk_health",
     "drift",
     "encryption",
     "fim",
