@@ -17,6 +17,7 @@ mod growth;
 mod history;
 mod inventory;
 mod kernel;
+mod listeners;
 mod logging;
 mod md;
 mod mounts;
@@ -46,7 +47,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "access" => access::collect(context).await,
         "antivirus" => antivirus::collect(context).await,
         "backup" => backup::collect(context).await,
-        "certificates" => certificates::collect(context),
+        "certificates" => certificates::collect(context).await,
         "disk" => disk::collect(context),
         "disk_health" => disk_health::collect(context).await,
         "drift" => drift::collect(context),
