@@ -19,6 +19,7 @@ mod inventory;
 mod kernel;
 mod listeners;
 mod logging;
+mod luks;
 mod md;
 mod mounts;
 mod nft;

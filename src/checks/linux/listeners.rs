@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(at("00000000:20FB").as_deref(), Some("127.0.0.1:8443"));
         assert_eq!(at("00000000000000000000000000000000:01BB").as_deref(), Some("[::1]:443"));
         assert_eq!(at("0000000000000000FFFF00000100000A:01BB").as_deref(), Some("10.0.0.1:443"));
-        for garbage in ["", "0100007F", "010000:01BB", "0100007F:zz", "ä00007F:01BB"] {
+        for garbage in ["-", "0100007F", "010000:01BB", "0100007F:zz", "ä00007F:01BB"] {
             assert_eq!(at(garbage), None, "{garbage}");
         }
     }
