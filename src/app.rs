@@ -49,6 +49,7 @@ pub struct App {
     /// When this process last made progress.
     pub progress: Progress,
     settings: Arc<BTreeMap<CheckId, Map<String, Value>>>,
+    shown: Arc<BTreeMap<CheckId, Map<String, Value>>>,
 }
 
 /// Why the capabilities cannot be built.
@@ -125,12 +126,16 @@ impl Progress {
     }
 }
 
+static NO_SETTINGS: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+
 impl App {
     /// Builds the capabilities. The state directory is created where it is missing; keys must exist.
     pub fn open(loaded: Loaded, host: Host, clock: Clock) -> Result<Self, AppError> {
         let config = &loaded.config;
         let catalog = Catalog::load(config.catalog.dir.as_deref())?;
         let settings = check_settings(&loaded, &catalog)?;
+        let shown = |(id, runbook): (&CheckId, &Runbook)| Some((id.clone(), runbook.settings.shown(settings.get(id)?)));
+        let shown = catalog.runbooks.iter().filter_map(shown).collect();
         let windows = config.windows().map_err(|message| loaded.complain("site.timezone", message))?;
         let dir = config.agent.state_dir.clone();
         prepare_dir(&dir)?;
@@ -147,6 +152,7 @@ impl App {
             scrubber,
             windows,
             settings: Arc::new(settings),
+            shown: Arc::new(shown),
             loaded: Arc::new(loaded),
         })
     }
@@ -182,10 +188,14 @@ impl App {
             .filter(|runbook| runbook.platform == Platform::Host && self.config().runbook(runbook.id.as_str()).enabled)
     }
 
-    /// The settings of a runbook, complete and checked.
+    /// The settings of a runbook, complete and checked, secrets included: for what acts, not for what is shown.
     pub fn settings(&self, check: &CheckId) -> &Map<String, Value> {
-        static NONE: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
-        self.settings.get(check).unwrap_or(&NONE)
+        self.settings.get(check).unwrap_or(&NO_SETTINGS)
+    }
+
+    /// The same with `***` for secrets: for whatever people see or the log keeps.
+    pub fn shown_settings(&self, check: &CheckId) -> &Map<String, Value> {
+        self.shown.get(check).unwrap_or(&NO_SETTINGS)
     }
 
     /// How often a check runs here.

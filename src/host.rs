@@ -6,6 +6,8 @@
 mod exec;
 mod files;
 mod lock;
+mod secrets;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use crate::domain::finding::ProblemKind;
 pub use exec::{Cmd, Output};
 pub use files::{FileKind, FsUsage, Stat};
 pub use lock::FileLock;
+pub use secrets::{Secrets, env_file_variables};
+pub use tls::TlsGreeting;
 
 /// Why something could not be read or run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -8,7 +8,7 @@ mod migrate;
 mod records;
 mod sqlite;
 
-pub use records::{Approval, Execution, KnownFinding, Setting};
+pub use records::{Approval, Execution, KnownFinding, Mark, Setting};
 pub use sqlite::{DATABASE, Store, Tx};
 
 /// Why the store could not do what it was asked.

@@ -253,6 +253,28 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_may_only_be_a_variable_of_its_own() {
+        let backup = EMBEDDED.get_file("linux/RB-BACKUP-001.yaml").unwrap().contents_utf8().unwrap();
+        assert!(Catalog::load(None).unwrap().lint("my.yaml", backup).is_ok());
+        let secret = "`settings.repository` is secret: it may only be the whole value of a variable in `env`";
+        for (good, bad, says) in [
+            ("[restic, unlock]", "[restic, -r, '{{ settings.repository }}', unlock]", secret),
+            ("\"{{ settings.repository }}\"", "\"s3:{{ settings.repository }}\"", secret),
+            ("\"{{ settings.repository }}\"", "\"{{ settings['repository'] }}\"", secret),
+            ("say: No backup repository is configured", "say: 'not {{ settings.repository }}'", secret),
+            ("{ RESTIC_REPOSITORY:", "{ LD_PRELOAD: /x, RESTIC_REPOSITORY:", "`LD_PRELOAD` cannot be set"),
+            ("{ RESTIC_REPOSITORY:", "{ restic-repository:", "`restic-repository` cannot be set"),
+            ("- unit: { reset_failed", "- env_file: /x\n      unit: { reset_failed", "go with `exec`"),
+            ("optional: true, secret: true", "optional: true, secret: 3", "bool"),
+        ] {
+            let text = backup.replacen(good, bad, 1);
+            assert_ne!(text, backup, "{good}");
+            let said = lint(&text);
+            assert!(said.contains(says), "{bad}: {said}");
+        }
+    }
+
+    #[test]
     fn hostile_yaml_ends_in_one_error() {
         let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nid: [*e,*e,*e,*e,*e,*e,*e,*e]\n";
         let deep = format!("id: {}{}", "[".repeat(50_000), "]".repeat(50_000));

@@ -11,9 +11,9 @@ use crate::domain::expr::{Expr, Text};
 use crate::domain::finding::Verdict;
 use crate::domain::runbook::COLLECTORS;
 use crate::domain::runbook::{
-    Action, Detect, Example, Expectation, FactSource, Prerequisite, Remediate, Runbook, Snapshot, Step,
+    Action, Detect, EnvValue, Example, Expectation, FactSource, Prerequisite, Remediate, Runbook, Snapshot, Step,
 };
-use crate::domain::schema::{FieldSource, Schema, nearest};
+use crate::domain::schema::{Field, FieldSource, Schema, nearest};
 use crate::domain::time::parse_duration;
 
 use super::Diagnostic;
@@ -21,6 +21,7 @@ use super::source::{
     DetectSource, ExampleSource, ExpectSource, Level, RemediateSource, RunbookSource, SnapshotSource, StepSource,
 };
 
+const SETTINGS: &str = "settings.";
 const JUDGING: &[&str] = &["facts", "settings"];
 const ACTING: &[&str] = &["facts", "settings", "params"];
 const ACTING_EACH: &[&str] = &["facts", "settings", "params", "item"];
@@ -30,11 +31,13 @@ pub(super) struct Compiler<'a> {
     file: &'a str,
     text: &'a str,
     complaints: Vec<Diagnostic>,
+    /// `settings.NAME` of every secret setting.
+    secrets: Vec<String>,
 }
 
 impl<'a> Compiler<'a> {
     pub(super) fn new(file: &'a str, text: &'a str) -> Self {
-        Self { file, text, complaints: Vec::new() }
+        Self { file, text, complaints: Vec::new(), secrets: Vec::new() }
     }
 
     /// The value, or all complaints.
@@ -82,7 +85,15 @@ impl<'a> Compiler<'a> {
     }
 
     fn text(&mut self, at: &Spanned<String>, names: &[&str]) -> Option<Text> {
-        self.parse(at, |text| Text::compile(text, names))
+        let text = self.parse(at, |text| Text::compile(text, names))?;
+        // What is looked up by a computed name shows as the whole table.
+        let whole = SETTINGS.trim_end_matches('.');
+        let mentions = |secret: &&String| text.paths().any(|path| path == secret.as_str() || path == whole);
+        if let Some(secret) = self.secrets.iter().find(mentions) {
+            let message = format!("`{secret}` is secret: it may only be the whole value of a variable in `env`");
+            self.complain(at, message);
+        }
+        Some(text)
     }
 
     pub(super) fn runbook(&mut self, source: RunbookSource, sha256: String, controls: &Controls) -> Option<Runbook> {
@@ -97,6 +108,10 @@ impl<'a> Compiler<'a> {
         }
         let settings = self.schema(source.settings);
         let params = self.schema(source.params);
+        self.secrets = settings.iter().flat_map(Schema::fields).filter(|(_, field)| field.secret).map(secret).collect();
+        if params.iter().flat_map(Schema::fields).any(|(_, field)| field.secret) {
+            self.complain(&source.id, "a parameter is shown in plans; only a setting can be `secret`");
+        }
         let detect = self.detect(&source.detect);
         if source.expect.value.is_empty() {
             self.complain(&source.expect, "`expect` is empty; a check without expectations would always pass");
@@ -271,11 +286,24 @@ impl<'a> Compiler<'a> {
 
     fn action(&mut self, at: &Spanned<StepSource>, names: &[&str]) -> Option<Action> {
         let step = &at.value;
+        if step.exec.is_none() && (step.env_file.is_some() || !step.env.is_empty()) {
+            self.complain(at, "`env` and `env_file` go with `exec`");
+        }
         match (&step.exec, &step.unit, &step.file, &step.nft_load, step.restore) {
             (Some(argv), None, None, None, None) if !argv.is_empty() => {
                 let ok = if step.ok.is_empty() { vec![0] } else { step.ok.clone() };
-                self.each(argv, |compiler, argument| compiler.text(argument, names))
-                    .map(|argv| Action::Exec { argv, ok })
+                let argv = self.each(argv, |compiler, argument| compiler.text(argument, names));
+                let env = self.env(&step.env, names);
+                let env_file = step.env_file.as_ref().map(|path| self.text(path, names));
+                Some(Action::Exec {
+                    argv: argv?,
+                    ok,
+                    env: env?,
+                    env_file: match env_file {
+                        Some(path) => Some(path?),
+                        None => None,
+                    },
+                })
             }
             (None, Some(unit), None, None, None) if unit.len() == 1 => {
                 let (verb, name) = unit.iter().next()?;
@@ -302,6 +330,30 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    fn env(
+        &mut self,
+        source: &BTreeMap<String, Spanned<String>>,
+        names: &[&str],
+    ) -> Option<BTreeMap<String, EnvValue>> {
+        let sources: Vec<(&String, &Spanned<String>)> = source.iter().collect();
+        let compiled = self.each(&sources, |compiler, (name, at)| {
+            if !is_variable(name) {
+                compiler.complain(
+                    at,
+                    format!("`{name}` cannot be set: a variable is upper case letters, digits and `_`, and not PATH, LC_ALL or LD_…"),
+                );
+            }
+            let whole = at.value.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}")).map(str::trim);
+            let setting = whole.filter(|whole| compiler.secrets.iter().any(|secret| secret == whole));
+            let value = match setting.and_then(|whole| whole.strip_prefix(SETTINGS)) {
+                Some(setting) => EnvValue::Secret(setting.to_owned()),
+                None => EnvValue::Plain(compiler.text(at, names)?),
+            };
+            Some(((*name).clone(), value))
+        });
+        compiled.map(|pairs| pairs.into_iter().collect())
+    }
+
     fn example(&mut self, source: &ExampleSource, settings: &Schema) -> Option<Example> {
         if !matches!(source.facts, Value::Object(_)) {
             self.complain(&source.name, format!("example `{}`: `facts` is not a table", source.name.value));
@@ -320,6 +372,17 @@ impl<'a> Compiler<'a> {
             }
         }
     }
+}
+
+fn secret((name, _): (&str, &Field)) -> String {
+    format!("{SETTINGS}{name}")
+}
+
+/// Names that steer how every program is found or loaded are ours.
+fn is_variable(name: &str) -> bool {
+    let plain = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    let starts = name.bytes().next().is_some_and(|first| !first.is_ascii_digit());
+    plain && starts && !name.starts_with("LD_") && !["PATH", "LC_ALL", "HOME"].contains(&name)
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

@@ -148,6 +148,9 @@ pub(super) struct StepSource {
     pub(super) exec: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) ok: Vec<i32>,
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, Spanned<String>>,
+    pub(super) env_file: Option<Spanned<String>>,
     pub(super) unit: Option<BTreeMap<UnitVerb, Spanned<String>>>,
     pub(super) file: Option<FileStepSource>,
     pub(super) nft_load: Option<NftStepSource>,

@@ -3,18 +3,25 @@
 mod access;
 mod antivirus;
 mod backup;
+mod backup_size;
 mod certificates;
 mod disk;
+mod disk_health;
 mod drift;
 mod encryption;
 mod fim;
 mod firewall;
 #[cfg(test)]
 mod fixture;
+mod growth;
+mod history;
 mod inventory;
 mod kernel;
+mod listeners;
 mod logging;
 mod logins;
+mod luks;
+mod md;
 mod mounts;
 mod nft;
 mod nft_match;
@@ -42,8 +49,9 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "access" => access::collect(context).await,
         "antivirus" => antivirus::collect(context).await,
         "backup" => backup::collect(context).await,
-        "certificates" => certificates::collect(context),
+        "certificates" => certificates::collect(context).await,
         "disk" => disk::collect(context),
+        "disk_health" => disk_health::collect(context).await,
         "drift" => drift::collect(context),
         "encryption" => encryption::collect(context).await,
         "fim" => fim::collect(context).await,

@@ -7,6 +7,9 @@ use crate::domain::finding::{Observation, Problem, ProblemKind};
 use crate::domain::runbook::{FactSource, Runbook};
 use crate::host::{Cmd, Host, HostError};
 
+/// The fact with what a collector remembers from run to run; it stays where a run learns nothing.
+pub(super) const HISTORY: &str = "history";
+
 /// What a collector is given.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
@@ -107,6 +110,15 @@ impl From<Facts> for Observation {
 
 /// Runs a runbook's `detect` within its deadline. Never fails: what could not be learned is a problem.
 pub async fn observe(runbook: &Runbook, context: Context<'_>) -> Observation {
+    let mut observation = look(runbook, context).await;
+    let remembered = context.before.and_then(|before| before.facts.get(HISTORY));
+    if let (Value::Object(facts), Some(history)) = (&mut observation.facts, remembered) {
+        facts.entry(HISTORY).or_insert_with(|| history.clone());
+    }
+    observation
+}
+
+async fn look(runbook: &Runbook, context: Context<'_>) -> Observation {
     let work = match &runbook.detect.source {
         // A program has this deadline itself, and is stopped at it.
         FactSource::Exec(argv) => return from_program(argv, runbook.detect.timeout, context).await,
@@ -132,5 +144,33 @@ async fn from_program(argv: &[String], timeout: std::time::Duration, context: Co
         Ok(Value::Object(facts)) => Observation { facts: Value::Object(facts), problems: Vec::new() },
         Ok(_) => Observation::nothing(ProblemKind::Garbage, format!("{what}: printed JSON that is not an object")),
         Err(error) => Observation::nothing(error.kind(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::catalog::Catalog;
+
+    #[test]
+    fn what_is_remembered_outlives_a_run_that_learns_nothing() {
+        let catalog = Catalog::load(None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let facts = json!({"history": [{"at": "2026-03-02T11:00:00Z", "value": 1}], "failed": []});
+        let context = Context {
+            host: &Host::recorded(dir.path(), BTreeMap::new()),
+            settings: &Map::new(),
+            now: "2026-03-02T12:00:00Z".parse().unwrap(),
+            own: &Value::Null,
+            before: Some(Before { at: "2026-03-02T11:00:00Z".parse().unwrap(), facts: &facts }),
+        };
+        let runbook = &catalog.runbooks[&"RB-SERVICE-001".parse().unwrap()];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let observation = runtime.block_on(observe(runbook, context));
+        assert_eq!(observation.facts, json!({"history": facts["history"]}), "and nothing else of the last run");
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::app::{App, Clock, init_keys, keys_dir, keys_exist};
-use crate::domain::finding::{Excepted, Posture};
+use crate::domain::finding::Posture;
 use crate::domain::runbook::Runbook;
 use crate::evidence::{Input, Options, Trust, verify};
 use crate::heal::{self, CheckRun, Reach};

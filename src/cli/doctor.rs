@@ -92,7 +92,7 @@ async fn log(app: &App) -> Health {
 }
 
 async fn database(app: &App) -> Health {
-    match app.store.read(|tx| tx.integrity()).await {
+    match app.store.integrity(app.clock.now(), jiff::SignedDuration::ZERO).await {
         Ok(None) => Health::Good("sound".to_owned()),
         Ok(Some(words)) => Health::Trouble { what: words, cure: "restore the state directory from its backup" },
         Err(error) => {

@@ -7,7 +7,6 @@ use crate::app::{App, Clock, init_keys, keys_exist};
 use crate::catalog::Catalog;
 use crate::config::{Config, Level, Loaded, Role, load};
 use crate::domain::mode::Mode;
-use crate::evidence::source::private_copy;
 use crate::host::Host;
 use crate::store::DATABASE;
 
@@ -95,18 +94,13 @@ impl<'a> Session<'a> {
         let state = loaded.config.agent.state_dir.clone();
         let io = |error: std::io::Error| Failure::unavailable(&format!("temporary directory: {error}"));
         let database = state.join(DATABASE);
-        let copied = database.is_file();
-        let dir = if copied {
-            private_copy(&database).map_err(|error| Failure::unavailable(&error))?
-        } else {
-            let private = std::fs::Permissions::from_mode(0o700);
-            tempfile::Builder::new().prefix("malachor-plan-").permissions(private).tempdir().map_err(io)?
-        };
+        let private = std::fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().prefix("malachor-plan-").permissions(private).tempdir().map_err(io)?;
         let path = dir.path().to_owned();
         let loaded = loaded.with_flag("agent.state_dir", "--dry-run", |config| config.agent.state_dir = path);
         init_keys(dir.path(), &loaded.config.site, None)?;
         let app = App::open(loaded, Host::live(), Clock::system())?;
-        Ok(Scratch { app, fresh: !copied, dir })
+        Ok(Scratch { app, original: database.is_file().then_some(database), dir })
     }
 
     /// Commands other than the agent log only what is wrong, unless asked.
@@ -128,15 +122,19 @@ impl<'a> Session<'a> {
 /// A private copy of the state, removed when dropped.
 pub(super) struct Scratch {
     pub(super) app: App,
-    fresh: bool,
+    /// The database whose memory it takes over.
+    original: Option<std::path::PathBuf>,
     dir: tempfile::TempDir,
 }
 
 impl Scratch {
-    /// Begins the copy's log where there was none.
+    /// Takes over what is remembered, and begins a log of its own.
     pub(super) async fn ready(&self) -> Result<(), Failure> {
         debug_assert!(self.dir.path().is_dir());
-        if self.fresh { Ok(self.app.ready().await?) } else { Ok(()) }
+        if let Some(original) = &self.original {
+            self.app.store.remember(original).await?;
+        }
+        Ok(self.app.ready().await?)
     }
 }
 

@@ -116,6 +116,7 @@ impl Expr {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
     source: String,
+    paths: BTreeSet<String>,
 }
 
 impl Text {
@@ -123,7 +124,13 @@ impl Text {
     pub fn compile(source: &str, allowed: &[&str]) -> Result<Self, BadExpr> {
         let template = LANGUAGE.template_from_str(source).map_err(|error| explain(&error))?;
         check_names(&template.undeclared_variables(false).into_iter().collect(), allowed)?;
-        Ok(Self { source: source.to_owned() })
+        let paths = template.undeclared_variables(true).into_iter().collect();
+        Ok(Self { source: source.to_owned(), paths })
+    }
+
+    /// The names it speaks of with what it looks up in them, such as `settings.repository`.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().map(String::as_str)
     }
 
     /// The template itself.

@@ -221,7 +221,8 @@ pub fn backoff(cooldown: Duration, attempts: u32) -> Duration {
 
 /// Whether pass → fail changes within `within` of `now` come to `limit` or more.
 pub fn is_flapping(failed_at: &[Timestamp], limit: u32, within: jiff::SignedDuration, now: Timestamp) -> bool {
-    let recent = failed_at.iter().filter(|at| now.duration_since(**at) <= within).count();
+    // What a wrong clock dated ahead of now says nothing about today.
+    let recent = failed_at.iter().filter(|at| **at <= now && now.duration_since(**at) <= within).count();
     u32::try_from(recent).unwrap_or(u32::MAX) >= limit
 }
 

@@ -1,9 +1,12 @@
 //! A plan is data: exactly what would be done, to what, by whom chosen, and why. What `--dry-run` prints is this value.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::id::{CheckId, PatternSignature, RecordId, RuleId, Target};
+use super::schema::HIDDEN;
 use super::tier::Tier;
 
 /// What chose it.
@@ -60,6 +63,12 @@ pub enum PlannedAction {
         argv: Vec<String>,
         /// Statuses that count as success.
         ok: Vec<i32>,
+        /// Environment variables by name.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        env: BTreeMap<String, PlannedValue>,
+        /// A file with more of them, read when the step runs; its values never are in a plan.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        env_file: Option<String>,
     },
     /// A unit's state.
     Unit {
@@ -88,6 +97,25 @@ pub enum PlannedAction {
     Restore,
 }
 
+/// The value of an environment variable, as far as a plan tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlannedValue {
+    /// The value itself.
+    Plain(String),
+    /// The secret setting of this name.
+    Secret(String),
+}
+
+impl PlannedValue {
+    fn shown(&self) -> &str {
+        match self {
+            Self::Plain(value) => value,
+            Self::Secret(_) => HIDDEN,
+        }
+    }
+}
+
 /// One step of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,7 +130,11 @@ impl PlannedStep {
     /// The step in one line.
     pub fn line(&self) -> String {
         match &self.action {
-            PlannedAction::Exec { argv, .. } => argv.join(" "),
+            PlannedAction::Exec { argv, ok: _, env, env_file } => {
+                let env = env.iter().map(|(name, value)| format!("{name}={} ", value.shown()));
+                let file = env_file.as_ref().map(|path| format!(" (with the variables in {path})"));
+                format!("{}{}{}", env.collect::<String>(), argv.join(" "), file.unwrap_or_default())
+            }
             PlannedAction::Unit { verb, unit } => format!("systemctl {} {unit}", verb.word()),
             PlannedAction::File { path, content, mode } => {
                 format!("write {path} ({} bytes, mode {mode:04o})", content.len())

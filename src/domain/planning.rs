@@ -1,12 +1,14 @@
 //! From a runbook and checked parameters to a plan: every argument filled in, nothing left to decide.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::expr::{Answer, Scope, Text};
 use super::finding::Finding;
 use super::incident::Incident;
-use super::plan::{Origin, Plan, PlannedAction, PlannedStep};
-use super::runbook::{Action, Remediate, Runbook, Snapshot, Step};
+use super::plan::{Origin, Plan, PlannedAction, PlannedStep, PlannedValue};
+use super::runbook::{Action, EnvValue, Remediate, Runbook, Snapshot, Step};
 use super::tier::Tier;
 
 /// Most items a `for_each` may run over.
@@ -32,7 +34,7 @@ pub struct Basis<'a> {
     pub incident: &'a Incident,
     /// Its finding.
     pub finding: &'a Finding,
-    /// Settings of the runbook, complete.
+    /// Settings of the runbook, complete, with `***` for secrets: what is planned is seen.
     pub settings: &'a Map<String, Value>,
 }
 
@@ -189,9 +191,15 @@ impl Filling<'_> {
 fn fill(action: &Action, scope: &Scope) -> Result<PlannedAction, String> {
     let text = |text: &Text| text.render(scope).map_err(|error| error.message);
     Ok(match action {
-        Action::Exec { argv, ok } => {
-            PlannedAction::Exec { argv: argv.iter().map(text).collect::<Result<_, _>>()?, ok: ok.clone() }
-        }
+        Action::Exec { argv, ok, env, env_file } => PlannedAction::Exec {
+            argv: argv.iter().map(text).collect::<Result<_, _>>()?,
+            ok: ok.clone(),
+            env: variables(env, scope)?,
+            env_file: match env_file.as_ref().map(text).transpose()? {
+                Some(path) if !path.is_empty() => Some(absolute(path)?),
+                Some(_) | None => None,
+            },
+        },
         Action::Unit { verb, unit } => PlannedAction::Unit { verb: *verb, unit: unit_name(text(unit)?)? },
         Action::File { path, content, mode } => {
             PlannedAction::File { path: absolute(text(path)?)?, content: text(content)?, mode: *mode }
@@ -201,6 +209,21 @@ fn fill(action: &Action, scope: &Scope) -> Result<PlannedAction, String> {
         }
         Action::Restore => PlannedAction::Restore,
     })
+}
+
+/// Variables that are set; one that renders to nothing is not.
+fn variables(env: &BTreeMap<String, EnvValue>, scope: &Scope) -> Result<BTreeMap<String, PlannedValue>, String> {
+    let mut planned = BTreeMap::new();
+    for (name, value) in env {
+        let value = match value {
+            EnvValue::Secret(setting) => PlannedValue::Secret(setting.clone()),
+            EnvValue::Plain(text) => PlannedValue::Plain(text.render(scope).map_err(|error| error.message)?),
+        };
+        if value != PlannedValue::Plain(String::new()) {
+            planned.insert(name.clone(), value);
+        }
+    }
+    Ok(planned)
 }
 
 fn absolute(path: String) -> Result<String, String> {
@@ -221,6 +244,40 @@ fn unit_name(unit: String) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_named_and_never_filled_in() {
+        let text = |text| Text::compile(text, &["settings"]).unwrap();
+        let plan = |file: &str| {
+            let settings = serde_json::json!({"place": "***", "password_file": "/etc/a b", "none": null, "file": file});
+            let env = BTreeMap::from([
+                ("PLACE".to_owned(), EnvValue::Secret("place".to_owned())),
+                ("FILE".to_owned(), EnvValue::Plain(text("{{ settings.password_file }}"))),
+                ("NONE".to_owned(), EnvValue::Plain(text("{{ settings.none or '' }}"))),
+            ]);
+            let env_file = Some(text("{{ settings.file }}"));
+            let action = Action::Exec { argv: vec![text("restic"), text("unlock")], ok: vec![0], env, env_file };
+            fill(&action, &Scope::new([("settings", settings)])).map(|action| PlannedStep { action, timeout_s: 60 })
+        };
+        let step = plan("/etc/keys.env").unwrap();
+        assert_eq!(step.line(), "FILE=/etc/a b PLACE=*** restic unlock (with the variables in /etc/keys.env)");
+        let stored = serde_json::to_value(&step).unwrap();
+        assert_eq!(
+            stored["action"]["exec"]["env"],
+            serde_json::json!({"FILE": {"plain": "/etc/a b"}, "PLACE": {"secret": "place"}})
+        );
+        assert_eq!(serde_json::from_value::<PlannedStep>(stored).unwrap(), step);
+        let PlannedAction::Exec { env_file, .. } = plan("").unwrap().action else { panic!() };
+        assert_eq!(env_file, None);
+        assert!(plan("keys.env").is_err(), "a file is named whole");
+    }
+
+    #[test]
+    fn a_step_without_variables_is_stored_as_before() {
+        let old = serde_json::json!({"action": {"exec": {"argv": ["true"], "ok": [0]}}, "timeout_s": 60});
+        let step: PlannedStep = serde_json::from_value(old.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&step).unwrap(), old);
+    }
 
     #[test]
     fn paths_and_units_cannot_be_something_else() {

@@ -1,5 +1,6 @@
 //! A runbook, compiled: what to look at, what to expect, what to do about it, how to undo it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ pub const COLLECTORS: &[&str] = &[
     "backup",
     "certificates",
     "disk",
+    "disk_health",
     "drift",
     "encryption",
     "fim",
@@ -221,6 +223,10 @@ pub enum Action {
         argv: Vec<Text>,
         /// Exit statuses that count as success.
         ok: Vec<i32>,
+        /// Environment variables by name.
+        env: BTreeMap<String, EnvValue>,
+        /// A file with `NAME=value` lines, read when the step runs; none where it renders to nothing.
+        env_file: Option<Text>,
     },
     /// Changes the state of a systemd unit.
     Unit {
@@ -247,6 +253,15 @@ pub enum Action {
     },
     /// Puts the snapshot back.
     Restore,
+}
+
+/// The value of an environment variable.
+#[derive(Debug)]
+pub enum EnvValue {
+    /// A template; where it renders to nothing the variable is not set.
+    Plain(Text),
+    /// The secret setting of this name: looked up when the step runs, never in a plan.
+    Secret(String),
 }
 
 /// What may be done to a unit.
@@ -300,7 +315,7 @@ pub struct Example {
 }
 
 impl Runbook {
-    /// Judges an observation: pure, the same facts always give the same finding.
+    /// Judges an observation: pure, the same facts always give the same finding. Secret settings are `***` to it.
     pub fn judge(
         &self,
         target: &Target,
@@ -308,7 +323,8 @@ impl Runbook {
         settings: &Map<String, Value>,
         now: jiff::Timestamp,
     ) -> Finding {
-        let scope = Scope::new([("facts", observation.facts.clone()), ("settings", Value::Object(settings.clone()))]);
+        let settings = Value::Object(self.settings.shown(settings));
+        let scope = Scope::new([("facts", observation.facts.clone()), ("settings", settings)]);
         let (mut verdict, mut reasons) = (Verdict::Pass, Vec::new());
         if let Some(reason) = self.first_not_applying(&scope, &observation) {
             verdict = reason.verdict;

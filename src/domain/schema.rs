@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 const MAX_TEXT: usize = 4096;
 /// Longest list value.
 const MAX_ITEMS: usize = 256;
+/// What stands in the place of a secret wherever it could be seen.
+pub const HIDDEN: &str = "***";
 
 /// The fields a runbook declares, by name.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +25,8 @@ pub struct Field {
     kind: Kind,
     default: Value,
     optional: bool,
+    /// Nobody may see its value: not in a plan, a sentence, an argument or evidence.
+    pub secret: bool,
     /// One sentence for a person.
     pub help: String,
 }
@@ -53,6 +57,8 @@ pub struct FieldSource {
     default: Option<Value>,
     #[serde(default)]
     optional: bool,
+    #[serde(default)]
+    secret: bool,
     #[serde(default)]
     help: String,
 }
@@ -94,6 +100,20 @@ impl Schema {
         self.fields.iter().map(|(name, field)| (name.as_str(), field))
     }
 
+    /// Whether a field is declared secret.
+    pub fn is_secret(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(|field| field.secret)
+    }
+
+    /// The values as anyone may see them: `***` for each secret one that is set.
+    pub fn shown(&self, values: &Map<String, Value>) -> Map<String, Value> {
+        let mut shown = values.clone();
+        for (_, value) in shown.iter_mut().filter(|(name, value)| self.is_secret(name) && !value.is_null()) {
+            *value = Value::String(HIDDEN.to_owned());
+        }
+        shown
+    }
+
     /// Checks given values and fills in defaults.
     pub fn check(&self, given: &Map<String, Value>) -> Result<Map<String, Value>, BadValue> {
         if let Some(unknown) = given.keys().find(|name| !self.fields.contains_key(*name)) {
@@ -122,9 +142,12 @@ impl Field {
     }
 
     fn compile(source: FieldSource) -> Result<Self, String> {
-        let (optional, help) = (source.optional, source.help.clone());
+        let (optional, secret, help) = (source.optional, source.secret, source.help.clone());
         let default = source.default.clone().unwrap_or(Value::Null);
-        let field = Self { kind: Kind::compile(source)?, default, optional, help };
+        let field = Self { kind: Kind::compile(source)?, default, optional, secret, help };
+        if secret && !matches!(field.kind, Kind::Text { .. }) {
+            return Err("only a `string` can be secret".to_owned());
+        }
         if !field.default.is_null() {
             field.kind.check(&field.default).map_err(|message| format!("the default {message}"))?;
         }
@@ -135,6 +158,10 @@ impl Field {
         match value {
             Value::Null if self.optional => Ok(()),
             Value::Null => Err(format!("is missing; expected {}", self.kind.describe())),
+            value if self.secret => self
+                .kind
+                .check(value)
+                .map_err(|_| format!("is a secret that is not as expected; expected {}", self.kind.describe())),
             Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
                 self.kind.check(value)
             }
@@ -303,6 +330,17 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_never_shown() {
+        let schema = schema("key: { type: string, pattern: '[a-z]+', optional: true, secret: true }").unwrap();
+        let set = json!({"key": "hunter"}).as_object().unwrap().clone();
+        assert_eq!(Value::Object(schema.shown(&set)), json!({"key": "***"}));
+        let unset = schema.check(&Map::new()).unwrap();
+        assert_eq!(Value::Object(schema.shown(&unset)), json!({"key": null}));
+        let wrong = schema.check(json!({"key": "hunter2"}).as_object().unwrap()).unwrap_err().to_string();
+        assert!(!wrong.contains("hunter"), "{wrong}");
+    }
+
+    #[test]
     fn a_schema_that_makes_no_sense_is_refused() {
         for bad in [
             "a: { }",
@@ -311,6 +349,7 @@ mod tests {
             "a: { type: bool, default: 3 }",
             "a: { type: string, pattern: '(' }",
             "a: { enum: [] }",
+            "a: { type: integer, secret: true }",
         ] {
             assert!(schema(bad).is_err(), "{bad}");
         }

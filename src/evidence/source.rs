@@ -13,7 +13,6 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use database::Database;
-pub(crate) use database::private_copy;
 use files::Files;
 
 use crate::crypto::merkle::Node;

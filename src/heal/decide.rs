@@ -110,7 +110,7 @@ fn guarded(
     let Some(runbook) = app.catalog.runbooks.get(&runbook) else {
         return Ok(nobody(format!("runbook {runbook} is not loaded")));
     };
-    let basis = Basis { incident, finding, settings: app.settings(&runbook.id) };
+    let basis = Basis { incident, finding, settings: app.shown_settings(&runbook.id) };
     match planning::make(runbook, basis, choice) {
         Err(error) => Ok(nobody(error.to_string())),
         Ok(plan) => {

@@ -143,7 +143,7 @@ impl Run<'_> {
     }
 
     async fn keep(&self) -> Result<Snapshot, HealError> {
-        let settings = self.app.settings(&self.runbook.id);
+        let settings = self.app.shown_settings(&self.runbook.id);
         let incident = self.incident().await?;
         let basis = Basis { incident: &incident, finding: self.before, settings };
         let keeps = planning::keeps(self.remediate, basis, &self.plan.params)
@@ -188,7 +188,8 @@ impl Run<'_> {
 
     async fn step(&self, snapshot: &Snapshot, step: &PlannedStep) -> StepResult {
         let work = self.work();
-        let tools = Tools { host: &self.app.host, snapshot, execution: &self.id, work: &work };
+        let settings = self.app.settings(&self.runbook.id);
+        let tools = Tools { host: &self.app.host, snapshot, execution: &self.id, work: &work, settings };
         let scrubbed = |text: &str| self.app.scrubber.text(text);
         match steps::apply(tools, step).await {
             Ok(Applied::Kept) => StepResult::Done(Applied::Kept),

@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 
+/// Reading the whole database takes seconds on a large one.
+const WHOLE_FILE: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
 /// Store, log, room and progress. What cannot be learned is left out, so that it is unknown.
 pub(super) async fn facts(app: &App) -> Value {
     let now = app.clock.now();
@@ -13,13 +16,17 @@ pub(super) async fn facts(app: &App) -> Value {
         ("last_progress_age_s".to_owned(), json!(now.as_second().saturating_sub(app.progress.at()))),
     ]);
     let head = app.identity.public().map(|(_, head, _)| head);
-    let read = app.store.read(move |tx| {
-        let damage = match tx.integrity()? {
-            Some(words) => Some(words),
-            None => head.ok().and_then(|key| tx.check_head(&key).err()).map(|error| error.to_string()),
-        };
-        Ok((tx.log_size()?, tx.outbox()?.0, damage))
-    });
+    let read = async {
+        let words = app.store.integrity(now, WHOLE_FILE).await?;
+        let (entries, waiting, log) = app
+            .store
+            .read(move |tx| {
+                let log = head.ok().and_then(|key| tx.check_head(&key).err()).map(|error| error.to_string());
+                Ok((tx.log_size()?, tx.outbox()?.0, log))
+            })
+            .await?;
+        Ok::<_, crate::store::StoreError>((entries, waiting, words.or(log)))
+    };
     match read.await {
         Ok((entries, waiting, damage)) => {
             facts.insert("entries".to_owned(), json!(entries));

@@ -14,7 +14,7 @@ use crate::domain::incident::{Incident, IncidentEvent, IncidentState};
 use crate::domain::runbook::Runbook;
 use crate::domain::signature;
 use crate::phi::Scrubbed;
-use crate::store::{Approval, KnownFinding, StoreError, Tx};
+use crate::store::{Approval, KnownFinding, Mark, StoreError, Tx};
 use crate::telemetry::events;
 
 use super::HealError;
@@ -53,7 +53,7 @@ pub async fn run_check(app: &App, runbook: &Runbook, reach: Reach) -> Result<Che
         recover_check(app, &runbook.id).await?;
     }
     let check = runbook.id.clone();
-    let begun = app.store.read(move |tx| tx.healed_so_far(&check, &Target::host())).await?;
+    let begun = app.store.read(move |tx| tx.mark(&check, &Target::host())).await?;
     let finding = look(app, runbook).await;
     let (known, incident) = record(app, runbook, finding, begun).await?;
     events::checked(&known.finding, known.since == known.finding.observed_at);
@@ -92,12 +92,12 @@ pub async fn apply_for(app: &App, run: &CheckRun, who: &str) -> Result<Option<(P
 
 /// Commits a finding: its row, its incident, and an entry if anything changed; one transaction.
 ///
-/// A look that another process overtook, by a later look or by healing, describes what is no more: what is known stays.
+/// Where another process looked or healed since this look began, what it found may be no more: what is known stays.
 pub(super) async fn record(
     app: &App,
     runbook: &Runbook,
     finding: Finding,
-    begun: u64,
+    begun: Mark,
 ) -> Result<(KnownFinding, Option<Incident>), HealError> {
     let id = app.new_id(RecordKind::Incident)?;
     let now = app.clock.now();
@@ -109,9 +109,10 @@ pub(super) async fn record(
                 return Err(StoreError::NotThere(format!("runbook {check} is not loaded")));
             };
             let before = tx.finding(&finding.check, &finding.target)?;
-            let overtaken = tx.healed_so_far(&finding.check, &finding.target)? != begun;
-            if let Some(newer) = before.clone().filter(|before| overtaken || before.finding.observed_at > finding.observed_at) {
-                return Ok((newer, None));
+            if let Some(known) = before.clone()
+                && tx.mark(&finding.check, &finding.target)? != begun
+            {
+                return Ok((known, None));
             }
             let known = tx.put_finding(&finding)?;
             let silenced = exception::excepted(&tx.exceptions()?, &known.finding, &runbook.hipaa, now) == Excepted::Yes;

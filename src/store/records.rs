@@ -28,6 +28,13 @@ pub struct KnownFinding {
     pub fails_in_row: u32,
 }
 
+/// Where a check stands: its last finding, and how many executions about it began and ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    observed_at: Option<Timestamp>,
+    healed: i64,
+}
+
 /// One run of a plan.
 #[derive(Debug, Clone)]
 pub struct Execution {
@@ -188,13 +195,14 @@ impl Tx<'_> {
         Ok(self.one(sql, values, |row| row.get(0).map_err(StoreError::from))?.unwrap_or(0))
     }
 
-    /// Begun and ended executions about a check: a number that changes whenever one begins or ends.
-    pub fn healed_so_far(&self, check: &CheckId, target: &Target) -> Result<u64, StoreError> {
+    /// Where a check stands; another mark later says that somebody looked or healed meanwhile.
+    pub fn mark(&self, check: &CheckId, target: &Target) -> Result<Mark, StoreError> {
         let sql = "SELECT count(*) + count(execution.ended_at) FROM execution JOIN incident ON incident.id = execution.incident_id
                    WHERE incident.check_id = ?1 AND incident.target = ?2";
-        let count: Option<i64> =
+        let healed: Option<i64> =
             self.one(sql, params![check.as_str(), target.as_str()], |row| row.get(0).map_err(StoreError::from))?;
-        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+        let observed_at = self.finding(check, target)?.map(|known| known.finding.observed_at);
+        Ok(Mark { observed_at, healed: healed.unwrap_or(0) })
     }
 
     /// Adds to an execution's journal.
@@ -292,13 +300,6 @@ impl Tx<'_> {
         let count: Option<i64> =
             self.one("SELECT coalesce(max(seq) + 1, 0) FROM entry", [], |row| row.get(0).map_err(StoreError::from))?;
         Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
-    }
-
-    /// Whether the database file is sound, in SQLite's own words where it is not.
-    pub fn integrity(&self) -> Result<Option<String>, StoreError> {
-        let words: Option<String> =
-            self.one("PRAGMA quick_check(1)", [], |row| row.get(0).map_err(StoreError::from))?;
-        Ok(words.filter(|words| words != "ok"))
     }
 
     fn run(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), StoreError> {

@@ -1,10 +1,11 @@
 //! The embedded store: one SQLite file, WAL, synchronous FULL, one writer thread, every change one transaction.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,6 +29,8 @@ pub struct Store {
     writer: Arc<Writer>,
     log: Option<Arc<LogWriter>>,
     path: PathBuf,
+    /// What the last look at the whole file said, and when.
+    sound: Arc<Mutex<Option<(Timestamp, Option<String>)>>>,
 }
 
 /// The writer thread. Dropping it waits until the database is closed, so that SQLite folds the WAL back into the file.
@@ -86,7 +89,7 @@ impl Store {
             })
             .map_err(|error| StoreError::Open { path: path.clone(), why: error.to_string() })?;
         let writer = Arc::new(Writer { jobs: Some(jobs), thread: Some(thread) });
-        Ok(Self { writer, log: log.map(Arc::new), path })
+        Ok(Self { writer, log: log.map(Arc::new), path, sound: Arc::default() })
     }
 
     /// The database file.
@@ -125,6 +128,34 @@ impl Store {
         .await
     }
 
+    /// Takes over what the database of another state directory remembers, as it is at one moment; its log stays there.
+    pub async fn remember(&self, other: &Path) -> Result<(), StoreError> {
+        let (path, name) = (other.to_owned(), other.display().to_string());
+        self.job(move |connection| {
+            let failed = |error: rusqlite::Error| StoreError::sql(&path, &error);
+            connection.execute("ATTACH DATABASE ?1 AS other", [&name]).map_err(failed)?;
+            let result = copy(connection).map_err(failed);
+            connection.execute("DETACH DATABASE other", []).map_err(failed)?;
+            result
+        })
+        .await
+    }
+
+    /// Whether the database file is sound, in SQLite's own words where it is not.
+    ///
+    /// It reads the whole file, so it does so beside the writer and not again within `every`.
+    pub async fn integrity(&self, now: Timestamp, every: SignedDuration) -> Result<Option<String>, StoreError> {
+        let fresh = |(at, _): &&(Timestamp, Option<String>)| now >= *at && now.duration_since(*at) < every;
+        let known = self.sound.lock().unwrap_or_else(PoisonError::into_inner).as_ref().filter(fresh).cloned();
+        if let Some((_, words)) = known {
+            return Ok(words);
+        }
+        let path = self.path.clone();
+        let words = tokio::task::spawn_blocking(move || quick_check(&path)).await.map_err(|_| StoreError::Gone)??;
+        *self.sound.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, words.clone()));
+        Ok(words)
+    }
+
     async fn job<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
@@ -137,6 +168,31 @@ impl Store {
         self.writer.jobs.as_ref().ok_or(StoreError::Gone)?.send(job).map_err(|_| StoreError::Gone)?;
         result.await.map_err(|_| StoreError::Gone)?
     }
+}
+
+/// What is remembered beside the log, in an order that keeps every reference whole.
+const REMEMBERED: &[&str] =
+    &["setting", "finding", "failure", "incident", "execution", "journal", "approval", "exception", "baseline"];
+
+fn copy(connection: &mut Connection) -> rusqlite::Result<()> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for table in REMEMBERED {
+        let known = "SELECT count(*) FROM other.sqlite_master WHERE type = 'table' AND name = ?1";
+        // One that an earlier version did not have yet.
+        if tx.query_row(known, [table], |row| row.get::<_, i64>(0))? == 1 {
+            tx.execute(&format!("INSERT INTO main.{table} SELECT * FROM other.{table}"), [])?;
+        }
+    }
+    tx.commit()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a connection that only reads")]
+fn quick_check(path: &Path) -> Result<Option<String>, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let asked = Connection::open_with_flags(path, flags)
+        .and_then(|connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)));
+    let words = asked.map_err(|error| StoreError::sql(path, &error))?;
+    Ok((words != "ok").then_some(words))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that opens the database")]

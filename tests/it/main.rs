@@ -2,6 +2,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests start programs and read the environment")]
 
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod cli;
@@ -13,6 +15,8 @@ mod evidence;
 mod lab;
 #[cfg(test)]
 mod layering;
+#[cfg(test)]
+mod meanwhile;
 #[cfg(test)]
 mod place;
 #[cfg(test)]

@@ -3,21 +3,24 @@
 use serde_json::{Value, json};
 
 use super::repository::{Repository, Snapshot};
-use super::systemd;
+use super::{backup_size, systemd};
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
 
-/// Facts: `repository`, `snapshot`, `covered`, `encrypted`, `job`.
+/// What the repository itself tells.
+const ASKED: &[&str] = &["repository", "snapshot", "covered", "encrypted", "sizes"];
+
+/// Facts: `repository`, `snapshot`, `covered`, `encrypted`, `sizes` (see [`backup_size`]), `job`.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     match Repository::configured(context) {
         Ok(Some(repository)) => ask(context, &repository, &mut facts).await,
         Ok(None) => {
-            for name in ["repository", "snapshot", "covered", "encrypted"] {
+            for name in ASKED {
                 facts.set(name, Value::Null);
             }
         }
-        Err(error) => facts.fail_all(&["repository", "snapshot", "covered", "encrypted"], &error),
+        Err(error) => facts.fail_all(ASKED, &error),
     }
     match context.text("unit") {
         Some(unit) => facts.learn("job", systemd::show(context.host, unit).await.map(|unit| unit.fact())),
@@ -29,12 +32,12 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
 async fn ask(context: Context<'_>, repository: &Repository<'_>, facts: &mut Facts) {
     let fact = match repository.fact() {
         Ok(fact) => fact,
-        Err(error) => return facts.fail_all(&["repository", "snapshot", "covered", "encrypted"], &error),
+        Err(error) => return facts.fail_all(ASKED, &error),
     };
     let present = fact.get("present") == Some(&json!(true));
     facts.set("repository", fact);
     if !present {
-        for name in ["snapshot", "covered", "encrypted"] {
+        for name in ["snapshot", "covered", "encrypted", "sizes"] {
             facts.set(name, Value::Null);
         }
         return;
@@ -45,8 +48,9 @@ async fn ask(context: Context<'_>, repository: &Repository<'_>, facts: &mut Fact
             facts.set("encrypted", newest.map(|snapshot| snapshot.encrypted));
             facts.set("snapshot", newest.map(|snapshot| json!({"age_min": age_min(context, snapshot)})));
             facts.set("covered", covered(context, &snapshots));
+            backup_size::collect(context, repository, &snapshots, facts).await;
         }
-        Err(error) => facts.fail_all(&["snapshot", "covered", "encrypted"], &error),
+        Err(error) => facts.fail_all(ASKED, &error),
     }
 }
 
@@ -70,25 +74,29 @@ fn covered(context: Context<'_>, newest_first: &[Snapshot]) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::fixture::{Tree, words};
     use super::*;
 
     const ID: &str = "RB-BACKUP-001";
     const LIST: &str = "restic --no-lock --no-cache snapshots --json --latest 1";
 
-    fn machine(hours: i64) -> Tree {
+    pub(in super::super) fn machine(hours: i64) -> Tree {
         let time = super::super::fixture::now() - jiff::SignedDuration::from_hours(hours);
         let list = json!([{"time": time.to_string(), "paths": ["/srv", "/home"], "hostname": "x", "id": "ab"}]);
         Tree::new()
             .file("/backup/config", "x")
             .file("/etc/pw", "secret")
             .answer(LIST, &list.to_string())
+            .answer(
+                "restic --no-lock --no-cache stats --json --mode restore-size ab",
+                "{\"total_size\": 1000, \"total_file_count\": 100}",
+            )
             .systemd()
             .unit("backup.service", "loaded", "inactive", "dead", "static")
     }
 
-    fn settings() -> Value {
+    pub(in super::super) fn settings() -> Value {
         json!({"repository": "/backup", "password_file": "/etc/pw", "unit": "backup.service", "paths": ["/srv"]})
     }
 

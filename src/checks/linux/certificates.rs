@@ -1,9 +1,10 @@
-//! Certificates in files: when the first of each file's chain runs out.
+//! Certificates in files: when the first of each file's chain runs out; and those that listeners show.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use x509_parser::pem::Pem;
 
+use super::listeners::{self, File, instant};
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
 use crate::host::{FileKind, Host, HostError};
@@ -14,10 +15,10 @@ const ENDINGS: &[&str] = &[".pem", ".crt", ".cer"];
 /// Directories below the one that is named.
 const DEPTH: u32 = 2;
 
-/// Facts: `configured`, `certificates`, `unread`.
-pub(super) fn collect(context: Context<'_>) -> Observation {
+/// Facts: `configured`, `certificates`, `unread`, and those of [`listeners`].
+pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
-    let mut search = Search { host: context.host, certificates: Vec::new(), error: None };
+    let mut search = Search { host: context.host, certificates: Vec::new(), files: Vec::new(), error: None };
     let configured = context.list("paths");
     for path in &configured {
         search.path(context, path, true, DEPTH);
@@ -31,12 +32,14 @@ pub(super) fn collect(context: Context<'_>) -> Observation {
         None => facts.set("unread", 0),
         Some(error) => facts.fail("unread", &error),
     }
+    listeners::collect(context, &search.files, &mut facts).await;
     facts.into()
 }
 
 struct Search<'a> {
     host: &'a Host,
     certificates: Vec<Value>,
+    files: Vec<File>,
     /// The first file that should have been read and was not.
     error: Option<HostError>,
 }
@@ -53,7 +56,10 @@ impl Search<'_> {
         match kind {
             Ok(FileKind::Dir) if depth > 0 => self.dir(context, path, depth),
             Ok(FileKind::File) => match read(context, path) {
-                Ok(Some(certificate)) => self.certificates.push(certificate),
+                Ok(Some((certificate, file))) => {
+                    self.certificates.push(certificate);
+                    self.files.push(file);
+                }
                 Ok(None) if named => {
                     self.note(HostError::Garbage { what: path.to_owned(), why: "holds no certificate".to_owned() });
                 }
@@ -87,39 +93,49 @@ impl Search<'_> {
 }
 
 /// The first certificate to run out in a PEM file; `None` where it holds something else, such as a key.
-fn read(context: Context<'_>, path: &str) -> Result<Option<Value>, HostError> {
+fn read(context: Context<'_>, path: &str) -> Result<Option<(Value, File)>, HostError> {
     let garbage = |why: String| HostError::Garbage { what: path.to_owned(), why };
     let bytes = context.host.read_bytes(path)?;
     let mut span: Option<(Timestamp, Timestamp)> = None;
+    let mut file = None;
     for pem in Pem::iter_from_buffer(&bytes) {
         let pem = pem.map_err(|error| garbage(format!("no PEM: {error}")))?;
         if pem.label != "CERTIFICATE" {
             continue;
         }
         let certificate = pem.parse_x509().map_err(|error| garbage(format!("no certificate: {error}")))?;
-        let instant = |seconds| Timestamp::from_second(seconds).map_err(|error| garbage(error.to_string()));
+        if file.is_none() {
+            file = Some(File { path: path.to_owned(), leaf: listeners::leaf(path, &certificate)? });
+        }
         let validity = certificate.validity();
-        let (from, to) = (instant(validity.not_before.timestamp())?, instant(validity.not_after.timestamp())?);
+        let (from, to) =
+            (instant(path, validity.not_before.timestamp())?, instant(path, validity.not_after.timestamp())?);
         span = Some(span.map_or((from, to), |known| (known.0.max(from), known.1.min(to))));
     }
-    Ok(span.map(|(from, to)| {
-        json!({
+    Ok(span.zip(file).map(|((from, to), file)| {
+        let fact = json!({
             "path": path, "not_after": to.to_string(), "days_left": (-context.seconds_since(to)).div_euclid(86_400),
             "not_yet_valid": context.seconds_since(from) < 0,
-        })
+        });
+        (fact, file)
     }))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::fixture::{Tree, on_runtime};
     use super::*;
     use crate::host::Cmd;
 
     const ID: &str = "RB-CERT-001";
 
+    /// A machine on which nobody listens.
+    fn quiet() -> Tree {
+        Tree::new().file("/proc/net/tcp", "  sl  local_address\n")
+    }
+
     /// A certificate of the real openssl, valid from 1 January 2026 to `end`.
-    fn certificate(start: &str, end: &str) -> Option<String> {
+    pub(in super::super) fn certificate(start: &str, end: &str) -> Option<String> {
         let script = "cd \"$0\" && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k -subj /CN=t -out c 2>/dev/null && \
             : > db && echo 01 > serial && printf '[ca]\\ndefault_ca=d\\n[d]\\ndatabase=db\\nserial=serial\\nnew_certs_dir=.\\ndefault_md=sha256\\npolicy=p\\n[p]\\ncommonName=supplied\\n' > conf && \
             openssl req -new -key k -subj /CN=leaf -out r 2>/dev/null && \
@@ -136,7 +152,7 @@ mod tests {
 
     fn judge(start: &str, end: &str) -> Option<(&'static str, Vec<String>)> {
         let pem = certificate(start, end)?;
-        Some(Tree::new().file("/etc/ssl/own.pem", &pem).judge(ID, &json!({"paths": ["/etc/ssl/own.pem"]})))
+        Some(quiet().file("/etc/ssl/own.pem", &pem).judge(ID, &json!({"paths": ["/etc/ssl/own.pem"]})))
     }
 
     #[test]
@@ -152,7 +168,7 @@ mod tests {
     #[test]
     fn live_directories_are_found_and_keys_are_left_alone() {
         let Some(pem) = certificate("20260101000000Z", "20270101000000Z") else { return };
-        let tree = Tree::new()
+        let tree = quiet()
             .file("/etc/letsencrypt/archive/x/fullchain1.pem", &pem)
             .dir("/etc/letsencrypt/live/x")
             .link("/etc/letsencrypt/live/x/fullchain.pem", "../../archive/x/fullchain1.pem")
@@ -167,11 +183,11 @@ mod tests {
 
     #[test]
     fn nothing_there_does_not_apply_but_something_unreadable_is_unknown() {
-        assert_eq!(Tree::new().judge(ID, &json!({})), ("not_applicable", vec!["no_certificates".into()]));
-        let gone = Tree::new().judge(ID, &json!({"paths": ["/etc/ssl/own.pem"]}));
+        assert_eq!(quiet().judge(ID, &json!({})), ("not_applicable", vec!["no_certificates".into()]));
+        let gone = quiet().judge(ID, &json!({"paths": ["/etc/ssl/own.pem"]}));
         assert_eq!(gone, ("fail", vec!["none_found".into(), "unread".into()]));
         for garbage in ["hello", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            let tree = Tree::new().file("/etc/ssl/own.pem", garbage);
+            let tree = quiet().file("/etc/ssl/own.pem", garbage);
             let finding = tree.finding(ID, &json!({"paths": ["/etc/ssl/own.pem"]}));
             assert!(finding.reasons.iter().any(|reason| reason.verdict.word() == "unknown"), "{garbage}");
         }

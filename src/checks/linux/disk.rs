@@ -2,12 +2,15 @@
 
 use serde_json::{Value, json};
 
+use super::growth::{self, Use};
+use super::history::History;
 use super::mounts::{self, Mount};
-use crate::checks::run::{Context, Facts};
+use crate::checks::run::{Context, Facts, HISTORY};
 use crate::domain::finding::{Observation, ProblemKind};
 use crate::host::FsUsage;
 
-/// Facts: `filesystems`, `tools`.
+/// Facts: `filesystems` (with `days_to_full`: null where it does not grow, or is not known long enough), `tools`, and
+/// `history`: what was used in the last two weeks.
 pub(super) fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     match mounts::read(context.host) {
@@ -27,10 +30,15 @@ pub(super) fn collect(context: Context<'_>) -> Observation {
 fn measure(context: Context<'_>, found: &[Mount], facts: &mut Facts) {
     let also = context.list("also");
     let counted = |mount: &&Mount| mount.at == "/" || mount.on_disk() || also.contains(&mount.at.as_str());
-    let mut filesystems = Vec::new();
+    let (mut filesystems, mut measured, mut history) = (Vec::new(), Vec::new(), History::of(context));
     for mount in found.iter().filter(counted) {
         match context.host.fs_usage(&mount.at) {
-            Ok(usage) => filesystems.push(fact(mount, usage)),
+            Ok(usage) => {
+                let (used, free) = (usage.bytes_total.saturating_sub(usage.bytes_available), usage.bytes_available);
+                let now = Use { mount: mount.at.clone(), used, free };
+                filesystems.push(fact(mount, usage, growth::days_to_full(context, &history, &now)));
+                measured.push(now);
+            }
             // One that cannot be measured leaves the list unknown: the full one may be it.
             Err(error) => return facts.fail("filesystems", &error),
         }
@@ -38,15 +46,18 @@ fn measure(context: Context<'_>, found: &[Mount], facts: &mut Facts) {
     if filesystems.is_empty() {
         return facts.problem("filesystems", ProblemKind::Unavailable, "no file system on a disk is mounted here");
     }
+    growth::remember(context, &mut history, &measured);
     facts.set("filesystems", filesystems);
+    facts.set(HISTORY, history.fact());
 }
 
-fn fact(mount: &Mount, usage: FsUsage) -> Value {
+fn fact(mount: &Mount, usage: FsUsage, days_to_full: Option<u64>) -> Value {
     json!({
         "mount": mount.at, "kind": mount.kind, "read_only": mount.read_only,
         "used_percent": used_percent(usage.bytes_total, usage.bytes_available),
         "inodes_percent": used_percent(usage.inodes_total, usage.inodes_free),
         "total_mb": usage.bytes_total / 1_000_000, "free_mb": usage.bytes_available / 1_000_000,
+        "days_to_full": days_to_full,
     })
 }
 
@@ -74,6 +85,30 @@ mod tests {
         assert_eq!(mounts, ["/"]);
         let also = tree.observe("RB-DISK-001", &json!({"also": ["/run"]})).facts;
         assert_eq!(also["filesystems"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn growth_is_remembered_and_seen() {
+        let tree = Tree::new().file("/proc/self/mountinfo", "27 1 254:0 / / rw - ext4 /dev/vda rw\n");
+        let settings = json!({"warn_percent": 100, "fail_percent": 100});
+        let first = tree.observe("RB-DISK-001", &settings).facts;
+        assert_eq!(
+            (first["history"].as_array().unwrap().len(), &first["filesystems"][0]["days_to_full"]),
+            (1, &Value::Null)
+        );
+        let used = first["history"][0]["value"]["/"].as_u64().unwrap();
+        let ago = |hours, used: u64| {
+            let at = super::super::fixture::now() - jiff::SignedDuration::from_hours(hours);
+            json!({"at": at.to_string(), "value": {"/": used}})
+        };
+        // From nothing to what is used now within three days: what is left is soon gone, or the disk is nearly empty.
+        let history = json!([ago(72, 0), ago(48, used / 3), ago(24, used / 3 * 2), ago(5, used)]);
+        let fast = tree.before(5, json!({"history": history}));
+        let facts = fast.observe("RB-DISK-001", &settings).facts;
+        assert!(facts["filesystems"][0]["days_to_full"].is_u64(), "{facts}");
+        assert_eq!(facts["history"].as_array().unwrap().len(), 4, "six hours apart");
+        let patient = json!({"warn_percent": 100, "fail_percent": 100, "days_to_full_warn": 3650});
+        assert!(fast.judge("RB-DISK-001", &patient).1.contains(&"full_soon".to_owned()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::luks;
 use super::mounts::{self, Mount};
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::{Observation, ProblemKind};
@@ -10,9 +11,10 @@ use crate::host::{Cmd, Host, HostError};
 /// Deepest stack of block devices followed.
 const DEPTH: u32 = 16;
 
-/// Facts: `volumes`, and `unjudged`: zero, or why one of them could not be judged.
+/// Facts: `volumes`, `unjudged`: zero, or why one of them could not be judged; and those of [`luks`].
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
+    luks::collect(context, &mut facts).await;
     let found = mounts::read(context.host).and_then(|mounts| Ok((swaps(context.host)?, mounts)));
     let (swaps, mounts) = match found {
         Ok(found) => found,
@@ -194,15 +196,29 @@ fn holding<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::fixture::Tree;
     use super::*;
 
-    const ID: &str = "RB-LNX-ENCRYPTION-001";
+    pub(in super::super) const ID: &str = "RB-LNX-ENCRYPTION-001";
     const SWAPS: &str = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
 
+    impl Tree {
+        /// Judged with sound headers, a copy of each kept.
+        fn sound(self, more: &Value) -> (&'static str, Vec<String>) {
+            let dump = super::super::luks::tests::dump("aes-xts-plain64", 64, "argon2id").to_string();
+            let mut settings = json!({"header_backup_dir": "/escrow"});
+            settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let old = "Cipher name:   \taes\nCipher mode:   \txts-plain64\nMK bits:       \t512\nKey Slot 0: ENABLED\n";
+            self.answer("cryptsetup luksDump --dump-json-metadata /dev/sda2", &dump)
+                .answer("cryptsetup luksDump /dev/sda2", old)
+                .file("/escrow/abc", "header")
+                .judge(ID, &settings)
+        }
+    }
+
     /// A device node in sysfs: its mapper's uuid, what lies below it.
-    fn device(tree: Tree, number: &str, name: &str, uuid: Option<&str>, below: &[&str]) -> Tree {
+    pub(in super::super) fn device(tree: Tree, number: &str, name: &str, uuid: Option<&str>, below: &[&str]) -> Tree {
         let at = format!("/sys/devices/virtual/block/{name}");
         let mut tree = tree
             .dir(&format!("{at}/slaves"))
@@ -214,28 +230,30 @@ mod tests {
         below.iter().fold(tree, |tree, below| tree.link(&format!("{at}/slaves/{below}"), &format!("../../{below}")))
     }
 
-    fn mounts(lines: &[(&str, &str, &str, &str)]) -> Tree {
+    pub(in super::super) fn mounts(lines: &[(&str, &str, &str, &str)]) -> Tree {
         let line = |(number, at, kind, source): &(&str, &str, &str, &str)| {
             format!("1 2 {number} / {at} rw - {kind} {source} rw")
         };
         let text = lines.iter().map(line).collect::<Vec<String>>().join("\n");
-        Tree::new().file("/proc/self/mountinfo", &text).file("/proc/swaps", SWAPS)
+        Tree::new().dir("/sys/class/block").file("/proc/self/mountinfo", &text).file("/proc/swaps", SWAPS)
     }
 
     const ROOT: (&str, &str, &str, &str) = ("253:1", "/", "ext4", "/dev/mapper/root");
 
-    fn disk(tree: Tree) -> Tree {
+    pub(in super::super) fn disk(tree: Tree) -> Tree {
         device(tree, "8:2", "sda2", None, &[])
     }
 
     #[test]
     fn lvm_over_luks_passes_and_boot_is_exempt() {
-        let tree = disk(mounts(&[ROOT, ("8:1", "/boot", "ext4", "/dev/sda1")]));
-        let tree = device(tree, "8:1", "sda1", None, &[]);
-        let tree = device(tree, "253:0", "dm-0", Some("CRYPT-LUKS2-abc-crypt"), &["sda2"]);
-        let tree = device(tree, "253:1", "dm-1", Some("LVM-xyz"), &["dm-0"]);
-        assert_eq!(tree.judge(ID, &json!({})), ("pass", vec![]));
-        assert_eq!(tree.judge(ID, &json!({"exempt": []})), ("fail", vec!["unencrypted_volume".into()]));
+        let stack = || {
+            let tree = disk(mounts(&[ROOT, ("8:1", "/boot", "ext4", "/dev/sda1")]));
+            let tree = device(tree, "8:1", "sda1", None, &[]);
+            let tree = device(tree, "253:0", "dm-0", Some("CRYPT-LUKS2-abc-crypt"), &["sda2"]);
+            device(tree, "253:1", "dm-1", Some("LVM-xyz"), &["dm-0"])
+        };
+        assert_eq!(stack().sound(&json!({})), ("pass", vec![]));
+        assert_eq!(stack().sound(&json!({"exempt": []})), ("fail", vec!["unencrypted_volume".into()]));
     }
 
     #[test]
@@ -243,7 +261,7 @@ mod tests {
         let tree = device(disk(mounts(&[("9:0", "/", "ext4", "/dev/md0")])), "8:3", "sdb", None, &[]);
         let tree = device(tree, "253:0", "dm-0", Some("CRYPT-LUKS2-abc-crypt"), &["sda2"]);
         let tree = device(tree, "9:0", "md0", None, &["dm-0", "sdb"]);
-        assert_eq!(tree.judge(ID, &json!({})), ("fail", vec!["unencrypted_volume".into()]));
+        assert_eq!(tree.sound(&json!({})), ("fail", vec!["unencrypted_volume".into()]));
     }
 
     #[test]
@@ -253,12 +271,12 @@ mod tests {
             let tree = device(tree, "253:2", "dm-2", Some("CRYPT-PLAIN-swap"), &["sda2"]);
             tree.file("/proc/swaps", &format!("{SWAPS}/dev/dm-2 partition 1 0 -2\n/dev/zram0 partition 1 0 -2\n"))
         };
-        assert_eq!(plain("CRYPT-LUKS1-abc-root").judge(ID, &json!({})), ("pass", vec![]));
-        assert_eq!(plain("CRYPT-PLAIN-root").judge(ID, &json!({})), ("fail", vec!["unencrypted_volume".into()]));
+        assert_eq!(plain("CRYPT-LUKS1-abc-root").sound(&json!({})), ("warn", vec!["luks1".into()]));
+        assert_eq!(plain("CRYPT-PLAIN-root").sound(&json!({})), ("fail", vec!["unencrypted_volume".into()]));
         let swap = plain("CRYPT-LUKS2-abc-root").file("/proc/swaps", &format!("{SWAPS}/dev/sda2 partition 1 0 -2\n"));
-        assert_eq!(swap.judge(ID, &json!({})), ("fail", vec!["unencrypted_swap".into()]));
+        assert_eq!(swap.sound(&json!({})), ("fail", vec!["unencrypted_swap".into()]));
         let file = plain("CRYPT-LUKS2-abc-root").file("/proc/swaps", &format!("{SWAPS}/swapfile file 1 0 -2\n"));
-        assert_eq!(file.judge(ID, &json!({})), ("pass", vec![]));
+        assert_eq!(file.sound(&json!({})), ("pass", vec![]));
     }
 
     #[test]
@@ -266,9 +284,9 @@ mod tests {
         let zfs = |answer: &str| {
             mounts(&[("0:40", "/", "zfs", "tank/root")]).answer("zfs get -H -p -o value encryption tank/root", answer)
         };
-        assert_eq!(zfs("aes-256-gcm\n").judge(ID, &json!({})).0, "pass");
-        assert_eq!(zfs("off\n").judge(ID, &json!({})).0, "fail");
-        assert_eq!(zfs("").judge(ID, &json!({})).0, "unknown");
+        assert_eq!(zfs("aes-256-gcm\n").sound(&json!({})).0, "pass");
+        assert_eq!(zfs("off\n").sound(&json!({})).0, "fail");
+        assert_eq!(zfs("").sound(&json!({})).0, "unknown");
         let btrfs = |second: &str| {
             let tree = disk(mounts(&[("0:41", "/", "btrfs", "/dev/mapper/root")])).link("/dev/mapper/root", "../dm-0");
             let tree = device(tree, "253:0", "dm-0", Some("CRYPT-LUKS2-abc-root"), &["sda2"]);
@@ -277,14 +295,14 @@ mod tests {
                 &format!("../../../../devices/virtual/block/{second}"),
             )
         };
-        assert_eq!(btrfs("sda2").judge(ID, &json!({})).0, "fail");
+        assert_eq!(btrfs("sda2").sound(&json!({})).0, "fail");
     }
 
     #[test]
     fn nothing_to_look_at_is_never_a_pass() {
-        assert_eq!(mounts(&[("0:5", "/", "overlay", "overlay")]).judge(ID, &json!({})).0, "unknown");
-        assert_eq!(mounts(&[ROOT]).judge(ID, &json!({})).0, "unknown");
-        assert_eq!(Tree::new().judge(ID, &json!({})).0, "unknown");
+        assert_eq!(mounts(&[("0:5", "/", "overlay", "overlay")]).sound(&json!({})).0, "unknown");
+        assert_eq!(mounts(&[ROOT]).sound(&json!({})).0, "unknown");
+        assert_eq!(Tree::new().sound(&json!({})).0, "unknown");
         let data = device(
             disk(mounts(&[("0:5", "/", "overlay", "overlay"), ("253:0", "/srv", "ext4", "/dev/dm-0")])),
             "253:0",
@@ -292,7 +310,7 @@ mod tests {
             Some("CRYPT-LUKS2-abc-srv"),
             &["sda2"],
         );
-        assert_eq!(data.judge(ID, &json!({})), ("unknown", vec!["unjudged".into()]));
+        assert_eq!(data.sound(&json!({})), ("unknown", vec!["unjudged".into()]));
         let memory = device(
             disk(mounts(&[("0:5", "/", "tmpfs", "none"), ("8:2", "/nix", "ext4", "/dev/sda2")])),
             "8:3",
@@ -300,8 +318,8 @@ mod tests {
             None,
             &[],
         );
-        assert_eq!(memory.judge(ID, &json!({})), ("fail", vec!["unencrypted_volume".into()]));
+        assert_eq!(memory.sound(&json!({})), ("fail", vec!["unencrypted_volume".into()]));
         let only_boot = device(mounts(&[("8:1", "/boot", "ext4", "/dev/sda1")]), "8:1", "sda1", None, &[]);
-        assert_eq!(only_boot.judge(ID, &json!({})), ("fail", vec!["nothing_judged".into()]));
+        assert_eq!(only_boot.sound(&json!({})), ("fail", vec!["nothing_judged".into()]));
     }
 }

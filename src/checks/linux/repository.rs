@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::checks::run::Context;
-use crate::host::{Cmd, Host, HostError, Output};
+use crate::host::{Cmd, Host, HostError, Output, Secrets, env_file_variables};
 
 const LIST_CAP: usize = 64 * 1024 * 1024;
 
@@ -21,6 +21,8 @@ pub(super) struct Repository<'a> {
     location: &'a str,
     machine: Option<&'a str>,
     env: Vec<(String, String)>,
+    /// What its programs may say and nobody may see.
+    secrets: Secrets,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,17 @@ pub(super) struct Snapshot {
     /// What it holds; `None` where the tool does not say.
     pub(super) paths: Option<Vec<String>>,
     pub(super) encrypted: bool,
+    /// Snapshots of one series are of the same things: machine and paths (borg: the name without its digits).
+    pub(super) series: String,
+    /// How much it holds; `None` where the list does not say.
+    pub(super) size: Option<Size>,
+}
+
+/// How much a snapshot holds: bytes as restored, and files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) bytes: u64,
+    pub(super) files: u64,
 }
 
 /// One file in a snapshot.
@@ -54,9 +67,11 @@ impl<'a> Repository<'a> {
         let Some(location) = context.text("repository") else { return Ok(None) };
         let tool = if context.text("tool") == Some("borg") { Tool::Borg } else { Tool::Restic };
         let mut env = match context.text("env_file") {
-            Some(path) => variables(&context.host.read(path)?),
+            Some(path) => env_file_variables(&context.host.read(path)?),
             None => Vec::new(),
         };
+        let values = env.iter().map(|(_, value)| value.clone()).chain([location.to_owned()]);
+        let secrets = Secrets::new(values);
         let mut set = |name: &str, value: &str| env.push((name.to_owned(), value.to_owned()));
         // The location may hold credentials and the password must not be seen: neither is an argument.
         match tool {
@@ -77,7 +92,7 @@ impl<'a> Repository<'a> {
                 Tool::Borg => set("BORG_PASSCOMMAND", &format!("cat {real}")),
             }
         }
-        Ok(Some(Self { host: context.host, tool, location, machine: context.text("machine"), env }))
+        Ok(Some(Self { host: context.host, tool, location, machine: context.text("machine"), env, secrets }))
     }
 
     /// What is known about it without opening it.
@@ -119,6 +134,20 @@ impl<'a> Repository<'a> {
         let mut snapshots: Vec<Snapshot> = read.ok_or_else(|| self.garbage("not a list of snapshots"))?;
         snapshots.sort_by(|a, b| (b.time, &b.id).cmp(&(a.time, &a.id)));
         Ok(snapshots)
+    }
+
+    /// How much a snapshot holds, by walking it.
+    pub(super) async fn size(&self, snapshot: &Snapshot, patience: Duration) -> Result<Size, HostError> {
+        match self.tool {
+            Tool::Restic => {
+                let args =
+                    ["restic", "--no-lock", "--no-cache", "stats", "--json", "--mode", "restore-size", &snapshot.id];
+                let answer = self.ask(args.to_vec(), patience).await?.json(self.word())?;
+                size(&answer, "total_size", "total_file_count").ok_or_else(|| self.garbage("no size in the answer"))
+            }
+            // Its list says so for every archive.
+            Tool::Borg => Err(self.garbage("an archive without its size")),
+        }
     }
 
     /// Regular files in a snapshot; of a very large one only the first part.
@@ -173,7 +202,8 @@ impl<'a> Repository<'a> {
         let cmd = self.with_env(Cmd::new(args)).cap(LIST_CAP).timeout(patience);
         self.host.run_ok(cmd).await.map_err(|error| match error {
             HostError::Io { what: _, why } => {
-                HostError::Io { what: self.word().to_owned(), why: why.replace(self.location, "the repository") }
+                let why = why.replace(self.location, "the repository");
+                HostError::Io { what: self.word().to_owned(), why: self.secrets.hide(&why) }
             }
             HostError::Missing(_) | HostError::Denied(_) | HostError::Timeout { .. } | HostError::Garbage { .. } => {
                 error
@@ -197,19 +227,21 @@ impl<'a> Repository<'a> {
     }
 }
 
-/// `NAME=value` lines, as systemd's `EnvironmentFile` has them.
-fn variables(text: &str) -> Vec<(String, String)> {
-    let pair = |line: &str| {
-        let (name, value) = line.trim().split_once('=')?;
-        let plain = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
-        (plain && !name.is_empty()).then(|| (name.to_owned(), value.trim_matches('"').to_owned()))
-    };
-    text.lines().filter_map(pair).collect()
+fn size(value: &Value, bytes: &str, files: &str) -> Option<Size> {
+    let number = |key: &str| value.get(key).and_then(Value::as_u64);
+    Some(Size { bytes: number(bytes)?, files: number(files)? })
 }
 
 fn restic_snapshot(value: &Value) -> Option<Snapshot> {
-    let paths = value.get("paths")?.as_array()?.iter().map(|path| path.as_str().map(str::to_owned)).collect();
+    let paths: Option<Vec<String>> =
+        value.get("paths")?.as_array()?.iter().map(|path| path.as_str().map(str::to_owned)).collect();
+    let mut named = paths.clone().unwrap_or_default();
+    named.sort();
+    let machine = value.get("hostname").and_then(Value::as_str).unwrap_or_default();
     Some(Snapshot {
+        series: cut(&format!("{machine}: {}", named.join(", "))),
+        // Since restic 0.17.
+        size: value.get("summary").and_then(|said| size(said, "total_bytes_processed", "total_files_processed")),
         id: value.get("id")?.as_str()?.to_owned(),
         time: value.get("time")?.as_str()?.parse().ok()?,
         paths,
@@ -221,14 +253,22 @@ fn restic_snapshot(value: &Value) -> Option<Snapshot> {
 fn borg_snapshots(answer: &Value) -> Option<Vec<Snapshot>> {
     let encrypted = answer.pointer("/encryption/mode")?.as_str()? != "none";
     let archive = |value: &Value| {
+        let name = value.get("name")?.as_str()?;
         Some(Snapshot {
-            id: value.get("name")?.as_str()?.to_owned(),
+            series: cut(&name.replace(|c: char| c.is_ascii_digit(), "")),
+            size: value.get("stats").and_then(|said| size(said, "original_size", "nfiles")),
+            id: name.to_owned(),
             time: utc(value.get("start")?.as_str()?)?,
             paths: None,
             encrypted,
         })
     };
     answer.get("archives")?.as_array()?.iter().map(archive).collect()
+}
+
+/// A name is no place to keep a book.
+fn cut(name: &str) -> String {
+    name.chars().take(300).collect()
 }
 
 /// borg's times have no zone; it was run in UTC.

@@ -176,7 +176,7 @@ fn escaped(path: &Path) -> String {
 }
 
 /// Copies the database and its WAL as they were at one moment.
-pub(crate) fn private_copy(path: &Path) -> Result<TempDir, SourceError> {
+fn private_copy(path: &Path) -> Result<TempDir, SourceError> {
     let private = fs::Permissions::from_mode(0o700);
     let builder = tempfile::Builder::new().prefix("malachor-verify-").permissions(private).tempdir();
     let dir = builder.map_err(io_error(path))?;
