@@ -30,8 +30,11 @@ pub struct Store {
     log: Option<Arc<LogWriter>>,
     path: PathBuf,
     /// What the last look at the whole file said, and when.
-    sound: Arc<Mutex<Option<(Timestamp, Option<String>)>>>,
+    sound: Arc<Mutex<Option<Soundness>>>,
 }
+
+/// When the whole file was read, and SQLite's words where it is damaged.
+type Soundness = (Timestamp, Option<String>);
 
 /// The writer thread. Dropping it waits until the database is closed, so that SQLite folds the WAL back into the file.
 #[derive(Debug)]
@@ -145,7 +148,7 @@ impl Store {
     ///
     /// It reads the whole file, so it does so beside the writer and not again within `every`.
     pub async fn integrity(&self, now: Timestamp, every: SignedDuration) -> Result<Option<String>, StoreError> {
-        let fresh = |(at, _): &&(Timestamp, Option<String>)| now >= *at && now.duration_since(*at) < every;
+        let fresh = |(at, _): &&Soundness| now >= *at && now.duration_since(*at) < every;
         let known = self.sound.lock().unwrap_or_else(PoisonError::into_inner).as_ref().filter(fresh).cloned();
         if let Some((_, words)) = known {
             return Ok(words);
