@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::repository::{Repository, Snapshot};
+use super::repository::{Listed, Repository, Snapshot};
 use super::{backup_size, systemd};
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
 
 /// What the repository itself tells.
-const ASKED: &[&str] = &["repository", "snapshot", "covered", "encrypted", "sizes"];
+const ASKED: &[&str] = &["repository", "snapshot", "ahead", "covered", "encrypted", "sizes"];
 
-/// Facts: `repository`, `snapshot`, `covered`, `encrypted`, `sizes` (see [`backup_size`]), `job`.
+/// Facts: `repository`, `snapshot`, `ahead` (how many are dated in the future), `covered`, `encrypted`, `sizes` (see [`backup_size`]), `job`.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     match Repository::configured(context) {
@@ -37,13 +37,14 @@ async fn ask(context: Context<'_>, repository: &Repository<'_>, facts: &mut Fact
     let present = fact.get("present") == Some(&json!(true));
     facts.set("repository", fact);
     if !present {
-        for name in ["snapshot", "covered", "encrypted", "sizes"] {
+        for name in ["snapshot", "ahead", "covered", "encrypted", "sizes"] {
             facts.set(name, Value::Null);
         }
         return;
     }
-    match repository.snapshots().await {
-        Ok(snapshots) => {
+    match repository.snapshots(context.now).await {
+        Ok(Listed { snapshots, ahead }) => {
+            facts.set("ahead", ahead);
             let newest = snapshots.first();
             facts.set("encrypted", newest.map(|snapshot| snapshot.encrypted));
             facts.set("snapshot", newest.map(|snapshot| json!({"age_min": age_min(context, snapshot)})));
@@ -79,7 +80,7 @@ pub(super) mod tests {
     use super::*;
 
     const ID: &str = "RB-BACKUP-001";
-    const LIST: &str = "restic --no-lock --no-cache snapshots --json --latest 1";
+    const LIST: &str = "restic --no-lock --no-cache snapshots --json --latest 10";
 
     pub(in super::super) fn machine(hours: i64) -> Tree {
         let time = super::super::fixture::now() - jiff::SignedDuration::from_hours(hours);
@@ -109,7 +110,17 @@ pub(super) mod tests {
         assert_eq!(judge(&machine(3)), ("pass", vec![]));
         assert_eq!(judge(&machine(30)), ("warn", vec!["backup_late".into()]));
         assert_eq!(judge(&machine(72)).1, ["backup_stale", "paths_missing"]);
-        assert_eq!(judge(&machine(-2)), ("warn", vec!["clock_ahead".into()]));
+        assert_eq!(judge(&machine(-2)).0, "unknown", "nobody knows how old it is");
+        let time = |hours| (super::super::fixture::now() - jiff::SignedDuration::from_hours(hours)).to_string();
+        let both = |hours| {
+            let list = json!([
+                {"time": time(-90_000), "paths": ["/srv", "/home"], "hostname": "x", "id": "zz"},
+                {"time": time(hours), "paths": ["/srv", "/home"], "hostname": "x", "id": "ab"},
+            ]);
+            machine(0).answer(LIST, &list.to_string())
+        };
+        assert_eq!(judge(&both(3)), ("warn", vec!["clock_ahead".into()]));
+        assert_eq!(judge(&both(72)).1, ["backup_stale", "clock_ahead", "paths_missing"]);
     }
 
     #[test]

@@ -227,7 +227,7 @@ mod tests {
             on_runtime(async {
                 let repository = Repository::configured(context).unwrap().unwrap();
                 let mut facts = Facts::default();
-                let mut snapshots = repository.snapshots().await.unwrap();
+                let mut snapshots = repository.snapshots(now).await.unwrap().snapshots;
                 for snapshot in &mut snapshots {
                     snapshot.time = now;
                 }

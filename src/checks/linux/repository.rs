@@ -1,11 +1,12 @@
 //! Backup repositories of restic and borg, asked directly: what a status file says is not evidence.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::checks::run::Context;
@@ -44,6 +45,20 @@ pub(super) struct Snapshot {
     /// How much it holds; `None` where the list does not say.
     pub(super) size: Option<Size>,
 }
+
+/// The snapshots that count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// The newest of each series, newest first.
+    pub(super) snapshots: Vec<Snapshot>,
+    /// How many of those looked at are dated in the future.
+    pub(super) ahead: usize,
+}
+
+/// Snapshots of each series that are looked at.
+const LOOKED_AT: &str = "10";
+/// A snapshot may be dated ahead of now by this much, as clocks are set.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(10);
 
 /// How much a snapshot holds: bytes as restored, and files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,11 +132,13 @@ impl<'a> Repository<'a> {
         Ok(json!({"tool": tool, "present": present, "remote": !self.location.starts_with('/')}))
     }
 
-    /// The newest snapshot of each machine and set of paths (borg: the newest archive), newest first.
-    pub(super) async fn snapshots(&self) -> Result<Vec<Snapshot>, HostError> {
+    /// The newest snapshot of each series that is not dated ahead of `now`, newest first, and how many are.
+    ///
+    /// One made by a wrong clock would hide for years that no more are made.
+    pub(super) async fn snapshots(&self, now: Timestamp) -> Result<Listed, HostError> {
         let mut args = match self.tool {
-            Tool::Restic => vec!["restic", "--no-lock", "--no-cache", "snapshots", "--json", "--latest", "1"],
-            Tool::Borg => vec!["borg", "--bypass-lock", "info", "--json", "--last", "1"],
+            Tool::Restic => vec!["restic", "--no-lock", "--no-cache", "snapshots", "--json", "--latest", LOOKED_AT],
+            Tool::Borg => vec!["borg", "--bypass-lock", "info", "--json", "--last", LOOKED_AT],
         };
         if let (Tool::Restic, Some(machine)) = (self.tool, self.machine) {
             args.extend(["--host", machine]);
@@ -131,9 +148,16 @@ impl<'a> Repository<'a> {
             Tool::Restic => answer.as_array().and_then(|list| list.iter().map(restic_snapshot).collect()),
             Tool::Borg => borg_snapshots(&answer),
         };
-        let mut snapshots: Vec<Snapshot> = read.ok_or_else(|| self.garbage("not a list of snapshots"))?;
-        snapshots.sort_by(|a, b| (b.time, &b.id).cmp(&(a.time, &a.id)));
-        Ok(snapshots)
+        let mut all: Vec<Snapshot> = read.ok_or_else(|| self.garbage("not a list of snapshots"))?;
+        all.sort_by(|a, b| (b.time, &b.id).cmp(&(a.time, &a.id)));
+        let (past, ahead): (Vec<Snapshot>, Vec<Snapshot>) =
+            all.into_iter().partition(|snapshot| snapshot.time.duration_since(now) <= CLOCKS_DIFFER);
+        if past.is_empty() && !ahead.is_empty() {
+            return Err(self.garbage("every backup is dated in the future, so nobody knows how old they are"));
+        }
+        let mut seen = BTreeSet::new();
+        let snapshots = past.into_iter().filter(|snapshot| seen.insert(snapshot.series.clone())).collect();
+        Ok(Listed { snapshots, ahead: ahead.len() })
     }
 
     /// How much a snapshot holds, by walking it.

@@ -25,7 +25,7 @@ async fn run(context: Context<'_>, facts: &mut Facts) -> Result<(), HostError> {
     let present = about.as_ref().is_some_and(|fact| fact.get("present") == Some(&json!(true)));
     facts.set("repository", about);
     if let Some(repository) = configured.filter(|_| present)
-        && let Some(newest) = repository.snapshots().await?.first()
+        && let Some(newest) = repository.snapshots(context.now).await?.snapshots.first()
     {
         facts.set("snapshot", json!({"age_min": age_min(context, newest)}));
         facts.set("test", test(context, &repository, newest).await?);
@@ -160,8 +160,9 @@ mod tests {
 
         fn snapshot(&self) {
             match self.tool {
-                "borg" => self.run(&["create", "::one", &self.at("src")]),
-                _ => self.run(&["backup", &self.at("src")]),
+                // Dated as the clock of the fixtures goes.
+                "borg" => self.run(&["create", "--timestamp", "2026-03-02T11:00:00", "::one", &self.at("src")]),
+                _ => self.run(&["backup", "--time", "2026-03-02 11:00:00", &self.at("src")]),
             }
         }
 
@@ -170,7 +171,8 @@ mod tests {
                 .env("RESTIC_REPOSITORY", self.at("repo"))
                 .env("RESTIC_PASSWORD_FILE", self.at("pw"))
                 .env("BORG_REPO", self.at("repo"))
-                .env("BORG_PASSPHRASE", "secret");
+                .env("BORG_PASSPHRASE", "secret")
+                .env("TZ", "UTC");
             let output = on_runtime(Host::live().run(cmd)).unwrap();
             assert!(output.success(), "{}", output.stderr);
         }
