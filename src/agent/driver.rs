@@ -103,13 +103,30 @@ fn spawn(app: &App, tasks: &mut JoinSet<(Option<CheckId>, Result<(), HealError>)
             }
             Due::Check(id) => {
                 let result = match app.catalog.runbooks.get(&id) {
-                    Some(runbook) => heal::run_check(&app, runbook, Reach::Heal).await.map(drop),
+                    Some(_) => apart(app, id.clone()).await,
                     None => Ok(()),
                 };
                 (Some(id), result)
             }
         }
     });
+}
+
+/// Runs a check on a thread of its own: what blocks in it, such as a dead network file system, blocks nothing else.
+async fn apart(app: App, id: CheckId) -> Result<(), HealError> {
+    let runtime = tokio::runtime::Handle::current();
+    let run = move || {
+        let Some(runbook) = app.catalog.runbooks.get(&id) else { return Ok(()) };
+        runtime.block_on(heal::run_check(&app, runbook, Reach::Heal)).map(drop)
+    };
+    match tokio::task::spawn_blocking(run).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going away; what ran is verified at the next start.
+            Err(_) => Ok(()),
+        },
+    }
 }
 
 fn settle(core: &mut Core, ended: Result<(Option<CheckId>, Result<(), HealError>), tokio::task::JoinError>) {

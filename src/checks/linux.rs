@@ -2,6 +2,7 @@
 
 mod access;
 mod antivirus;
+mod authorized_keys;
 mod backup;
 mod backup_size;
 mod certificates;

@@ -7,7 +7,7 @@ use crate::app::{App, Clock, init_keys, keys_exist};
 use crate::host::Host;
 use crate::store::DATABASE;
 
-use super::session::{Session, runtime};
+use super::session::{Session, block_on};
 use super::{Exit, Failure};
 
 /// Run the agent: check on a clock, heal within the guards, prove.
@@ -34,7 +34,7 @@ impl Agent {
             init_keys(&state, &loaded.config.site, None)?;
             tracing::info!("made the keys of a new appliance in {}", state.join("keys").display());
         }
-        runtime()?.block_on(async {
+        block_on(async {
             let app = App::open(loaded, Host::live(), Clock::system())?;
             agent::run(&app).await.map_err(|error| Failure::unavailable(&error))?;
             Ok(Exit::Ok)

@@ -14,7 +14,7 @@ use crate::host::Host;
 
 use super::check::print_finding;
 use super::output::{Printer, Tint};
-use super::session::{Session, observing, runtime};
+use super::session::{Session, block_on, observing};
 use super::{Exit, Failure};
 
 /// Check this host with state in ./malachor-dev, changing nothing on it.
@@ -45,7 +45,7 @@ impl Dev {
             init_keys(&dir, &loaded.config.site, None)?;
         }
         write_config(&dir)?;
-        runtime()?.block_on(async {
+        block_on(async {
             let app = App::open(loaded, Host::live(), Clock::system())?;
             if self.once {
                 cycle(&app, session.out).await?;

@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
     /// Runs asynchronous work to its end on one thread.
     pub(super) fn block_on<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let Self { .. } = self;
-        runtime()?.block_on(work)
+        block_on(work)
     }
 }
 
@@ -138,12 +138,16 @@ impl Scratch {
     }
 }
 
-/// One thread for everything: an idle agent costs little.
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread()
+/// Runs asynchronous work to its end; one thread for everything but the agent's checks: an idle agent costs little.
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(Exit::Internal, format!("the runtime does not start: {error}")))
+        .map_err(|error| Failure::new(Exit::Internal, format!("the runtime does not start: {error}")))?;
+    let result = runtime.block_on(work);
+    // A check that hangs in the kernel must not keep the program from ending.
+    runtime.shutdown_background();
+    result
 }
 
 /// The strictest mode, for what must not change the host.

@@ -5,11 +5,15 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 
 use super::{Host, HostError};
 
 /// A file larger than this is not read by a collector.
 const READ_CAP: u64 = 4 * 1024 * 1024;
+
+/// Opening waits for no writer of a pipe and takes over no terminal.
+const NO_WAITING: i32 = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
 
 /// What a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +66,7 @@ impl Host {
 
     /// The bytes of a file, at most 4 MiB.
     pub fn read_bytes(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        let file = std::fs::File::open(self.path(path)).map_err(|error| HostError::from_io(path, &error))?;
+        let file = self.open_file(path)?;
         let mut bytes = Vec::new();
         file.take(READ_CAP + 1).read_to_end(&mut bytes).map_err(|error| HostError::from_io(path, &error))?;
         if bytes.len() as u64 > READ_CAP {
@@ -71,9 +75,22 @@ impl Host {
         Ok(bytes)
     }
 
+    /// Opens a regular file. Anybody may put a pipe or a device under a name we read: those are refused, and opening one
+    /// waits for nobody.
+    fn open_file(&self, path: &str) -> Result<std::fs::File, HostError> {
+        let io = |error: std::io::Error| HostError::from_io(path, &error);
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.read(true).custom_flags(NO_WAITING).open(self.path(path)).map_err(io)?;
+        if file.metadata().map_err(io)?.is_file() {
+            Ok(file)
+        } else {
+            Err(HostError::Garbage { what: path.to_owned(), why: "is not a regular file".to_owned() })
+        }
+    }
+
     /// The first `count` bytes of a file, or all there are.
     pub fn head(&self, path: &str, count: u64) -> Result<Vec<u8>, HostError> {
-        let file = std::fs::File::open(self.path(path)).map_err(|error| HostError::from_io(path, &error))?;
+        let file = self.open_file(path)?;
         let mut bytes = Vec::new();
         file.take(count).read_to_end(&mut bytes).map_err(|error| HostError::from_io(path, &error))?;
         Ok(bytes)
@@ -82,7 +99,7 @@ impl Host {
     /// The last `count` bytes of a file, or all there are.
     pub fn tail(&self, path: &str, count: u64) -> Result<Vec<u8>, HostError> {
         let io = |error: std::io::Error| HostError::from_io(path, &error);
-        let mut file = std::fs::File::open(self.path(path)).map_err(io)?;
+        let mut file = self.open_file(path)?;
         let length = file.metadata().map_err(io)?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(count))).map_err(io)?;
         let mut bytes = Vec::new();
@@ -93,7 +110,7 @@ impl Host {
     /// SHA-256 (hex) and length of a file of any size.
     pub fn digest(&self, path: &str) -> Result<(String, u64), HostError> {
         let io = |error: std::io::Error| HostError::from_io(path, &error);
-        let mut file = std::fs::File::open(self.path(path)).map_err(io)?;
+        let mut file = self.open_file(path)?;
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
         let (mut chunk, mut length) = (vec![0_u8; 64 * 1024], 0_u64);
         loop {

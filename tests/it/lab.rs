@@ -138,7 +138,11 @@ fn shipped_runbooks_heal_a_real_host() {
     lab.ok(&[path, "keys", "init"]);
     lab.write("/etc/malachor/config.toml", "[heal]\nmode = \"heal\"\n", 0o644);
     lab.ok(&["mkdir", "-p", "/root/.ssh"]);
-    lab.write("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA anna\n", 0o600);
+    lab.write(
+        "/root/.ssh/authorized_keys",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna\n",
+        0o600,
+    );
     lab.write("/etc/nftables.conf", RULESET, 0o644);
     lab.ok(&["systemctl", "stop", "syslog.socket", "rsyslog.service"]);
     lab.ok(&["sh", "-c", "rm -rf /var/log/journal; systemctl restart systemd-journald"]);

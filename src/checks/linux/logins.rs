@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::authorized_keys::{Line, lines};
 use crate::checks::run::{Context, Facts};
-use crate::crypto::{base64, sha256, sha256_hex, unbase64};
 use crate::domain::finding::Observation;
 use crate::host::{Host, HostError};
 
 /// Groups whose members are, or can become, administrator.
 const PRIVILEGED: &[&str] =
     &["root", "sudo", "wheel", "admin", "adm", "docker", "podman", "lxd", "incus-admin", "libvirt", "disk", "shadow"];
-/// Characters of a key's options that are kept.
-const OPTIONS_CAP: usize = 200;
 
 /// Facts, each a map: `accounts` (name to `uid:gid home shell`, and whether a password opens it), `groups` (privileged
 /// group to its members), `keys` (`account fingerprint` to type and options).
@@ -105,54 +103,14 @@ async fn keys(host: &Host, accounts: &[Account]) -> Result<Value, HostError> {
                 Err(HostError::Missing(_)) => continue,
                 Err(error) => return Err(error),
             };
-            for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                let (fingerprint, what) = key(line);
+            for line in lines(&text) {
+                let Line { fingerprint, what, .. } = Line::read(line);
                 found.insert(format!("{} {fingerprint}", account.name), json!(what));
             }
         }
         tokio::task::yield_now().await;
     }
     Ok(Value::Object(found))
-}
-
-/// The fingerprint of a line of `authorized_keys`, as `ssh-keygen -l` writes it, and its type and options.
-///
-/// A line that is no key is told apart by the digest of its text: it opens nothing, but its coming is a change.
-fn key(line: &str) -> (String, String) {
-    let words = words(line);
-    let kinds = words.windows(2).enumerate().find_map(|(at, pair)| {
-        let [kind, blob] = pair else { return None };
-        let bytes = unbase64(blob).filter(|_| is_kind(kind))?;
-        // The blob repeats its type, RFC 4253 section 6.6.
-        let length = u32::try_from(kind.len()).ok()?.to_be_bytes();
-        bytes.strip_prefix(&length)?.starts_with(kind.as_bytes()).then_some((at, *kind, bytes))
-    });
-    match kinds {
-        Some((at, kind, bytes)) => {
-            let fingerprint = base64(&sha256(&bytes));
-            let options = words.get(..at).unwrap_or_default().join(" ");
-            let options: String = options.chars().take(OPTIONS_CAP).collect();
-            (format!("SHA256:{}", fingerprint.trim_end_matches('=')), format!("{kind} {options}").trim_end().to_owned())
-        }
-        None => (format!("line {}", sha256_hex(line.as_bytes())), "not a key".to_owned()),
-    }
-}
-
-fn is_kind(word: &str) -> bool {
-    ["ssh-", "ecdsa-", "sk-"].iter().any(|prefix| word.starts_with(prefix))
-}
-
-/// Words apart by blanks; a quoted part stays together.
-fn words(line: &str) -> Vec<&str> {
-    let (mut quoted, mut escaped) = (false, false);
-    line.split(|c: char| {
-        let quote = c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
-        quoted ^= quote;
-        !quoted && (c == ' ' || c == '\t')
-    })
-    .filter(|word| !word.is_empty())
-    .collect()
 }
 
 fn garbage(what: &str, why: &str) -> HostError {
@@ -206,21 +164,6 @@ mod tests {
         let renewed = machine().file("/etc/shadow", "root:*:1::::::\nanna:$y$other:2::::::\n").baseline(ID, &then);
         assert_eq!(renewed.judge(ID, &json!({})), ("pass", vec![]));
         assert!(!then.to_string().contains("$y$"), "{then}");
-    }
-
-    #[test]
-    fn keys_are_named_by_fingerprint_whatever_stands_before_them() {
-        let (plain, what) = key(&format!("{KEY} anna@desk"));
-        assert_eq!(
-            (plain.as_str(), what.as_str()),
-            ("SHA256:ZkAslGjFiUHdGf/WUL8rQvkib4PTvQatUV0OUQSncCA", "ssh-ed25519")
-        );
-        let limited = key(&format!("from=\"10.0.0.1\",command=\"run ssh-rsa AAAA\" {KEY}"));
-        assert_eq!(limited.0, plain);
-        assert!(limited.1.starts_with("ssh-ed25519 from="));
-        for odd in ["ssh-rsa", "ssh-ed25519 AAAA", "ssh-ed25519 %%%", "\"", "ecdsa- ", &"x ".repeat(10_000)] {
-            assert!(key(odd).0.starts_with("line "), "{odd}");
-        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::authorized_keys::{self, Line};
 use super::systemd::{self, Unit};
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
@@ -30,13 +31,13 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
             facts.learn("everybody", login(&config));
             facts.set("weak", weak(&config));
             facts.learn("host_keys", host_keys(host, &config));
+            facts.learn("key_users", key_users(host, &config));
         }
-        Err(error) => facts.fail_all(&["everybody", "weak", "host_keys"], &error),
+        Err(error) => facts.fail_all(&["everybody", "weak", "host_keys", "key_users"], &error),
     }
     let stranger = effective(host, Some(STRANGER)).await;
     facts.learn("stranger", stranger.and_then(|config| login(&config)));
     facts.learn("includes_dropins", host.read(MAIN).map(|text| includes_dropins(&text)));
-    facts.learn("key_users", key_users(host));
     let unit = systemd::first_installed(host, &["ssh.service", "sshd.service"]).await;
     facts.learn("unit", unit.map(|unit| unit.as_ref().map(Unit::fact)));
     facts.into()
@@ -118,21 +119,35 @@ fn includes_dropins(text: &str) -> bool {
     })
 }
 
-/// Accounts somebody could log in to with a key; without one, forbidding passwords would lock everybody out.
-fn key_users(host: &Host) -> Result<u64, HostError> {
+/// Accounts somebody can log in to with a key; without one, forbidding passwords would lock everybody out.
+///
+/// Only keys that can be read as such count, where this sshd looks for them, of accounts it lets in. What it decides by
+/// group is not known here: with `AllowGroups` or `DenyGroups` nobody is counted.
+fn key_users(host: &Host, config: &Config) -> Result<u64, HostError> {
+    let words = |keyword: &str| config.get(keyword).into_iter().flatten().flat_map(|list| list.split_whitespace());
+    if words("allowgroups").chain(words("denygroups")).next().is_some() {
+        return Ok(0);
+    }
+    let named = |keyword: &str, name: &str| words(keyword).any(|entry| entry.split('@').next() == Some(name));
+    let allowed =
+        |name: &str| (words("allowusers").next().is_none() || named("allowusers", name)) && !named("denyusers", name);
     let mut users = 0;
     for line in host.read("/etc/passwd")?.lines() {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, _, _, _, home, shell] = fields.as_slice() else { continue };
-        if shell.ends_with("/nologin") || shell.ends_with("/false") {
+        if shell.ends_with("/nologin") || shell.ends_with("/false") || !allowed(name) {
             continue;
         }
-        let files = [format!("{home}/.ssh/authorized_keys"), format!("/etc/ssh/authorized_keys.d/{name}")];
+        let patterns: Vec<&str> = words("authorizedkeysfile").collect();
+        let patterns = if patterns.is_empty() { vec![".ssh/authorized_keys"] } else { patterns };
         let mut has_key = false;
-        for file in &files {
-            has_key |= match host.read(file) {
-                Ok(text) => text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')),
-                Err(HostError::Missing(_)) => false,
+        for pattern in patterns {
+            let path = pattern.replace("%u", name).replace("%h", home);
+            let path = if path.starts_with('/') { path } else { format!("{home}/{path}") };
+            has_key |= match host.read(&path) {
+                Ok(text) => authorized_keys::lines(&text).any(|line| Line::read(line).opens),
+                // Not there, or not a file at all: nobody gets in by it.
+                Err(HostError::Missing(_) | HostError::Garbage { .. }) => false,
                 Err(error) => return Err(error),
             };
         }
@@ -148,6 +163,7 @@ mod tests {
 
     const ID: &str = "RB-LNX-SSH-001";
 
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna\n";
     const TIGHT: &str = "port 22\npermitrootlogin prohibit-password\npasswordauthentication no\nkbdinteractiveauthentication no\n\
         permitemptypasswords no\nmaxauthtries 4\nclientaliveinterval 300\nciphers aes256-gcm@openssh.com,aes256-ctr\n\
         macs hmac-sha2-256-etm@openssh.com\nkexalgorithms curve25519-sha256\nhostkey /etc/ssh/ssh_host_ed25519_key\n";
@@ -161,9 +177,35 @@ mod tests {
             .answer(&format!("sshd -T -C {STRANGER}"), config)
             .file(MAIN, "# x\nInclude /etc/ssh/sshd_config.d/*.conf\nUsePAM yes\n")
             .file("/etc/passwd", "root:x:0:0:root:/root:/bin/bash\n")
-            .file("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA\n")
+            .file("/root/.ssh/authorized_keys", KEY)
             .file("/etc/ssh/ssh_host_ed25519_key", "x")
             .mode("/etc/ssh/ssh_host_ed25519_key", 0o600)
+    }
+
+    /// Anybody may do this to their own home; the agent must neither wait for it nor take it for a key.
+    #[test]
+    fn a_pipe_in_place_of_keys_is_not_waited_for() {
+        let tree = machine(TIGHT).file("/etc/passwd", "eve:x:1000:1000::/home/eve:/bin/bash\n").dir("/home/eve/.ssh");
+        let pipe = tree.at("/home/eve/.ssh/authorized_keys");
+        rustix::fs::mkfifoat(rustix::fs::CWD, pipe, rustix::fs::Mode::RUSR).unwrap();
+        assert_eq!(tree.observe(ID, &json!({})).facts["key_users"], json!(0));
+    }
+
+    #[test]
+    fn only_keys_that_let_somebody_in_count() {
+        let users = |tree: Tree| tree.observe(ID, &json!({})).facts["key_users"].clone();
+        assert_eq!(users(machine(TIGHT)), json!(1));
+        assert_eq!(users(machine(TIGHT).file("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA\nnonsense\n")), json!(0));
+        for (more, count) in [
+            ("allowusers anna\n", 0),
+            ("allowusers root@10.0.0.1\n", 1),
+            ("denyusers root\n", 0),
+            ("allowgroups staff\n", 0),
+            ("authorizedkeysfile /etc/keys/%u\n", 0),
+            ("authorizedkeysfile %h/.ssh/authorized_keys\n", 1),
+        ] {
+            assert_eq!(users(machine(&format!("{TIGHT}{more}"))), json!(count), "{more}");
+        }
     }
 
     #[test]

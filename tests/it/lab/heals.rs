@@ -68,7 +68,11 @@ fn weakened_ssh_is_closed_again() {
     const MAIN: &str = "/etc/ssh/sshd_config";
     const DROP_IN: &str = "/etc/ssh/sshd_config.d/00-malachor.conf";
     let Some(mut practice) = Practice::open("heal-ssh", CHECK, "", "") else { return };
-    practice.lab.write("/root/.ssh/authorized_keys", "ssh-ed25519 AAAA anna\n", 0o600);
+    practice.lab.write(
+        "/root/.ssh/authorized_keys",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna\n",
+        0o600,
+    );
     let main = practice.lab.read(MAIN);
     assert!(main.contains("\nInclude /etc/ssh/sshd_config.d/*.conf"), "Debian reads drop-ins first");
     practice.lab.write(MAIN, &format!("{main}\nPasswordAuthentication yes\nPermitRootLogin yes\n"), 0o644);
