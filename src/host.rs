@@ -5,6 +5,7 @@
 
 mod exec;
 mod files;
+mod leftovers;
 mod lock;
 mod secrets;
 mod tls;

@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::app::{App, Clock, init_keys, keys_exist};
 use crate::catalog::Catalog;
 use crate::config::{Config, Level, Loaded, Role, load};
@@ -112,10 +114,19 @@ impl<'a> Session<'a> {
         crate::telemetry::init(&telemetry);
     }
 
-    /// Runs asynchronous work to its end on one thread.
+    /// Runs asynchronous work to its end on one thread, or until somebody interrupts it: programs it started end with it.
     pub(super) fn block_on<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let Self { .. } = self;
-        block_on(work)
+        block_on(async {
+            let stop = |kind| signal(kind).map_err(|error| Failure::new(Exit::Internal, error.to_string()));
+            let (mut interrupt, mut terminate) = (stop(SignalKind::interrupt())?, stop(SignalKind::terminate())?);
+            let interrupted = || Failure::new(Exit::Interrupted, "interrupted; what ran is verified at the next run");
+            tokio::select! {
+                result = work => result,
+                _ = interrupt.recv() => Err(interrupted()),
+                _ = terminate.recv() => Err(interrupted()),
+            }
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::telemetry::events;
 use super::HealError;
 use super::executor::{Outcome, Run};
 use super::journal::{Interrupted, JournalEvent, StepResult, replay};
+use super::steps::MARK;
 
 /// Brings every execution that nobody is running any more to an end; says how many there were.
 pub async fn recover(app: &App) -> Result<usize, HealError> {
@@ -43,8 +44,16 @@ async fn recover_where(app: &App, wanted: impl Fn(&Incident) -> bool + Send + 's
         // Whoever ran it may have ended it before letting go of the lock.
         let id = execution.id.clone();
         if app.store.read(move |tx| Ok(tx.open_executions()?.iter().any(|open| open.id == id))).await? {
-            finish(app, &execution).await?;
-            recovered += 1;
+            // What a step started may have outlived the process that was to wait for it. Before it is gone nothing is
+            // certain: verified now, it could still act; undone now, it could still do it again.
+            match app.host.end_leftovers(MARK, execution.id.as_str()).await {
+                Ok(_) => {
+                    finish(app, &execution).await?;
+                    recovered += 1;
+                }
+                // It stays open, and nothing else heals here, until they are gone.
+                Err(error) => tracing::error!(execution = execution.id.as_str(), "{}: {error}", execution.id),
+            }
         }
     }
     Ok(recovered)

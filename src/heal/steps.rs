@@ -53,7 +53,7 @@ pub(super) async fn apply(tools: Tools<'_>, step: &PlannedStep) -> Result<Applie
         match &step.action {
             PlannedAction::Exec { argv, ok, env, env_file } => {
                 let given = given(tools, env, env_file.as_deref()).map_err(StepError::before)?;
-                exec(tools.host, argv, ok, (given, deadline)).await
+                exec(tools, argv, ok, (given, deadline)).await
             }
             PlannedAction::Unit { verb, unit } => change_unit(tools.host, *verb, unit, deadline).await,
             // Another file takes the place of the old one at once, or nothing happens.
@@ -111,8 +111,11 @@ fn given(tools: Tools<'_>, env: &BTreeMap<String, PlannedValue>, env_file: Optio
     Ok(Given { variables, secrets: Secrets::new(hidden) })
 }
 
+/// Stands in the environment of every program a step starts, with the execution's id: by it they are found again.
+pub(super) const MARK: &str = "MALACHOR_EXECUTION";
+
 async fn exec(
-    host: &Host,
+    tools: Tools<'_>,
     argv: &[String],
     ok: &[i32],
     (given, deadline): (Given, Duration),
@@ -120,7 +123,8 @@ async fn exec(
     let cmd = Cmd::new(argv.iter().cloned()).timeout(deadline);
     let what = cmd.line();
     let cmd = given.variables.into_iter().fold(cmd, |cmd, (name, value)| cmd.env(&name, value));
-    let output = host.run(cmd).await.map_err(|error| match error {
+    let cmd = cmd.env(MARK, tools.execution.as_str());
+    let output = tools.host.run(cmd).await.map_err(|error| match error {
         HostError::Missing(_) | HostError::Denied(_) => StepError::before(error),
         HostError::Timeout { .. } | HostError::Garbage { .. } | HostError::Io { .. } => StepError::after(error),
     })?;

@@ -159,3 +159,49 @@ fn a_check_that_never_ran_is_unknown_in_the_heartbeat() {
     });
     assert_eq!((posture.0.pass, posture.0.unknown as usize), (1, posture.1 - 1));
 }
+
+/// A step that acts late, whose waiter is killed: what it would have done does not happen behind the undoing.
+fn late_step(place: &Place) {
+    let here = place.dir.path().display().to_string();
+    change(place, "disruptive: false", "disruptive: false\n  within: 0s");
+    change(
+        place,
+        "steps: [",
+        &format!("steps: [ {{ exec: [sh, -c, \"touch {here}/begun; sleep 4; touch {here}/late\"] }},"),
+    );
+}
+
+#[test]
+fn what_a_killed_run_left_behind_is_ended_before_it_is_undone() {
+    let place = with_file("heal", "bad");
+    late_step(&place);
+    let mut healing = spawn(&place, &["heal", "--apply", "--by", "tester", "--check", FILE]);
+    until("the step runs", || place.dir.path().join("begun").exists());
+    healing.kill().unwrap();
+    healing.wait().unwrap();
+    let config = place.dir.path().join("malachor.toml");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let loaded = malachor::config::load(Some(&config), []).unwrap();
+        let host = malachor::host::Host::live();
+        let app = malachor::app::App::open(loaded, host, malachor::app::Clock::system()).unwrap();
+        assert_eq!(malachor::heal::recover(&app).await.unwrap(), 1);
+    });
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(!place.dir.path().join("late").exists(), "it went on after it was undone");
+    assert_eq!(facts(&place), "{\"state\": \"bad\"}");
+    let log = place.ok(&["--json", "evidence", "list"]);
+    assert!(log.contains("undone"), "{log}");
+}
+
+#[test]
+fn an_interrupted_run_takes_its_programs_with_it() {
+    let place = with_file("heal", "bad");
+    late_step(&place);
+    let mut healing = spawn(&place, &["heal", "--apply", "--by", "tester", "--check", FILE]);
+    until("the step runs", || place.dir.path().join("begun").exists());
+    Command::new("kill").args(["-INT", &healing.id().to_string()]).status().unwrap();
+    assert_eq!(healing.wait().unwrap().code(), Some(130));
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(!place.dir.path().join("late").exists());
+}
