@@ -250,7 +250,7 @@ pub fn check_settings(
 
 /// Creates the state directory with mode 0700, or refuses one that others can read.
 pub fn prepare_dir(dir: &Path) -> Result<(), AppError> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
     let failed = |why: String| AppError::State { path: dir.to_owned(), why };
     if !dir.exists() {
         std::fs::DirBuilder::new()
@@ -262,6 +262,10 @@ pub fn prepare_dir(dir: &Path) -> Result<(), AppError> {
     let meta = std::fs::metadata(dir).map_err(|error| failed(format!("cannot be used: {error}")))?;
     if !meta.is_dir() {
         return Err(failed("is not a directory".to_owned()));
+    }
+    let me = rustix::process::geteuid();
+    if meta.uid() != me.as_raw() && meta.uid() != 0 {
+        return Err(failed(format!("belongs to user {}; run `chown {} {}`", meta.uid(), me.as_raw(), dir.display())));
     }
     let mode = meta.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {

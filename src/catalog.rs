@@ -1,6 +1,7 @@
 //! Runbooks, rules and the HIPAA catalogue: content, compiled once at start, reported on like a compiler.
 
 mod diagnostic;
+mod directory;
 mod load;
 mod rule;
 mod runbook;

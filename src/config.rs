@@ -3,6 +3,7 @@
 //! Secrets are never values here: keys live in files of the state directory, passwords in files that settings name.
 
 mod load;
+mod trusted;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::domain::time::{parse_duration, show_duration, signed};
 use crate::domain::window::{Window, Windows};
 
 pub use load::{ConfigError, Loaded, Origin, load};
+pub use trusted::trusted;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use crate::domain::id::Target;
 use crate::domain::rule::{Question, Rule, Rules};
 use crate::domain::runbook::Runbook;
 
+use super::directory::{self, is_yaml};
 use super::runbook::Compiler;
 use super::source::{RulesSource, RunbookSource, parse};
 use super::{Diagnostic, Diagnostics};
@@ -41,7 +42,7 @@ impl Catalog {
     pub fn load(dir: Option<&Path>) -> Result<Self, Diagnostics> {
         let mut files = embedded();
         if let Some(dir) = dir {
-            files.extend(read_dir(dir)?);
+            files.extend(directory::read(dir)?);
         }
         Self::compile(&files)
     }
@@ -122,29 +123,6 @@ fn embedded() -> Files {
         }
     }
     files
-}
-
-fn read_dir(dir: &Path) -> Result<Files, Diagnostics> {
-    let failed = |path: &Path, error: &std::io::Error| {
-        Diagnostics(vec![Diagnostic::at(&path.display().to_string(), "", (0, 0), format!("cannot be read: {error}"))])
-    };
-    let (mut files, mut dirs) = (Files::new(), vec![dir.to_owned()]);
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(&dir).map_err(|error| failed(&dir, &error))? {
-            let path = entry.map_err(|error| failed(&dir, &error))?.path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if is_yaml(&path) {
-                let text = std::fs::read_to_string(&path).map_err(|error| failed(&path, &error))?;
-                files.insert(path.display().to_string(), text);
-            }
-        }
-    }
-    Ok(files)
-}
-
-fn is_yaml(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
 fn compile_runbook(file: &str, text: &str, controls: &Controls) -> Result<Runbook, Vec<Diagnostic>> {

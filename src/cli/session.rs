@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{App, Clock, init_keys, keys_exist};
 use crate::catalog::Catalog;
-use crate::config::{Config, Level, Loaded, Role, load};
+use crate::config::{Config, Level, Loaded, Role, load, trusted};
 use crate::domain::mode::Mode;
 use crate::host::Host;
 use crate::store::DATABASE;
@@ -43,7 +43,11 @@ impl<'a> Session<'a> {
 
     /// The layered configuration.
     pub(super) fn loaded(&self) -> Result<Loaded, Failure> {
-        let loaded = load(self.config_file().as_deref(), self.env.iter().cloned())?;
+        let file = self.config_file();
+        if let Some(file) = &file {
+            trusted(file).map_err(|why| Failure::usage(&why))?;
+        }
+        let loaded = load(file.as_deref(), self.env.iter().cloned())?;
         let level = match (self.global.quiet, self.global.verbose) {
             (true, _) => Some((Level::Error, "--quiet")),
             (false, 0) => None,
