@@ -2,6 +2,7 @@
 
 mod access;
 mod antivirus;
+mod audit;
 mod authorized_keys;
 mod backup;
 mod backup_size;
@@ -9,6 +10,7 @@ mod certificates;
 mod disk;
 mod disk_health;
 mod drift;
+mod edr;
 mod encryption;
 mod fim;
 mod firewall;
@@ -20,6 +22,7 @@ mod inventory;
 mod kernel;
 mod listeners;
 mod logging;
+mod login_failures;
 mod logins;
 mod luks;
 mod md;
@@ -36,6 +39,7 @@ mod restore;
 mod sessions;
 mod sockets;
 mod ssh;
+mod sysctl;
 mod systemd;
 mod time;
 mod units;
@@ -49,6 +53,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
     match name {
         "access" => access::collect(context).await,
         "antivirus" => antivirus::collect(context).await,
+        "audit" => audit::collect(context).await,
         "backup" => backup::collect(context).await,
         "certificates" => certificates::collect(context).await,
         "disk" => disk::collect(context),
@@ -60,6 +65,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "inventory" => inventory::collect(context),
         "kernel" => kernel::collect(context),
         "logging" => logging::collect(context).await,
+        "login_failures" => login_failures::collect(context).await,
         "logins" => logins::collect(context).await,
         "own_health" => own_health::collect(context),
         "patching" => patching::collect(context).await,
@@ -67,6 +73,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "restore" => restore::collect(context).await,
         "sessions" => sessions::collect(context),
         "ssh" => ssh::collect(context).await,
+        "sysctl" => sysctl::collect(context),
         "time" => time::collect(context).await,
         "units" => units::collect(context).await,
         _ => Observation::nothing(ProblemKind::Missing, format!("no collector is called `{name}`")),

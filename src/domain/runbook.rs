@@ -16,6 +16,7 @@ use super::tier::Tier;
 pub const COLLECTORS: &[&str] = &[
     "access",
     "antivirus",
+    "audit",
     "backup",
     "certificates",
     "disk",
@@ -27,6 +28,7 @@ pub const COLLECTORS: &[&str] = &[
     "inventory",
     "kernel",
     "logging",
+    "login_failures",
     "logins",
     "own_health",
     "patching",
@@ -34,6 +36,7 @@ pub const COLLECTORS: &[&str] = &[
     "restore",
     "sessions",
     "ssh",
+    "sysctl",
     "time",
     "units",
 ];

@@ -1,4 +1,5 @@
-//! Malware scanner: its units, and a functional proof over clamd's socket: a known test virus found, clean bytes not.
+//! Malware protection: clamd with a functional proof over its socket (a known test virus found, clean bytes not), other
+//! scanners by their units, endpoint products by what they say of themselves.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use super::edr;
 use super::systemd::{self, Unit};
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
@@ -18,21 +20,27 @@ const UPDATER: &str = "clamav-freshclam.service";
 const ANSWER_CAP: u64 = 4096;
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Facts: `installed`, `units`, `scanner`, `updater`, `tools`.
+/// Facts: `installed`, `units` (where an endpoint product is there, only those that are installed), `scanner`, `edr`
+/// (`[{product, healthy, say}]`), `updater`, `tools`.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
     let socket = context.text("socket").or_else(|| host.has("clamd").then_some(DEFAULT_SOCKET));
+    let edr = edr::products(host).await;
+    let other = !edr.as_ref().is_ok_and(Vec::is_empty);
     let units = systemd::show_all(host, &context.list("units")).await;
+    let units = units.map(|units| units.into_iter().filter(|unit| !other || unit.installed()).collect::<Vec<Unit>>());
     let scanner = match socket {
         Some(socket) => scanner(context, socket).await.map(Some),
         None => Ok(None),
     };
     match (&scanner, &units) {
+        _ if other => facts.set("installed", true),
         (Ok(Some(_)) | Err(_), _) => facts.set("installed", true),
         (Ok(None), Ok(units)) => facts.set("installed", units.iter().any(Unit::installed)),
         (Ok(None), Err(error)) => facts.fail("installed", error),
     }
+    facts.learn("edr", edr.map(|products| products.iter().map(edr::Product::fact).collect::<Value>()));
     facts.learn("scanner", scanner);
     facts.learn("units", units.map(|units| systemd::facts(&units)));
     facts.learn("updater", systemd::show(host, UPDATER).await.map(|unit| unit.fact()));

@@ -10,7 +10,11 @@ use crate::host::{Host, HostError};
 /// Block devices that are not disks of their own.
 const NO_DISKS: &[&str] = &["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
 
-/// Facts: `machine`, `cpu`, `memory_mb`, `disks`, `interfaces`, `system`, `kernel`.
+/// UEFI's own variable: four bytes of attributes, then 1 where only signed boot loaders start (UEFI 2.10, section 3.3).
+const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// Facts: `machine`, `cpu`, `memory_mb`, `disks`, `interfaces`, `system`, `kernel`, `boot` (`{uefi, secure, tpm}`, for
+/// information; `secure` is null where there is no UEFI or it does not say).
 pub(super) fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
@@ -24,6 +28,7 @@ pub(super) fn collect(context: Context<'_>) -> Observation {
         "system",
         system.map(|release| json!({"id": release.id, "version": release.version, "name": release.name})),
     );
+    facts.set("boot", boot(host));
     facts.learn("kernel", host.read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()));
     facts.into()
 }
@@ -36,7 +41,18 @@ fn word(host: &Host, path: &str) -> Value {
 
 fn machine(host: &Host) -> Value {
     let word = |name: &str| word(host, &format!("/sys/class/dmi/id/{name}"));
-    json!({"vendor": word("sys_vendor"), "model": word("product_name"), "firmware": word("bios_version")})
+    json!({
+        "vendor": word("sys_vendor"), "model": word("product_name"),
+        "firmware": word("bios_version"), "firmware_date": word("bios_date"),
+    })
+}
+
+fn boot(host: &Host) -> Value {
+    let secure = host.head(SECURE_BOOT, 5).ok().and_then(|bytes| bytes.get(4).map(|byte| *byte == 1));
+    json!({
+        "uefi": host.exists("/sys/firmware/efi"), "secure": secure,
+        "tpm": word(host, "/sys/class/tpm/tpm0/tpm_version_major"),
+    })
 }
 
 fn cpu(host: &Host) -> Result<Value, HostError> {
@@ -120,6 +136,8 @@ mod tests {
             .file("/sys/class/net/eth0/address", "aa:bb:cc:dd:ee:ff\n")
             .file("/etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n")
             .file("/proc/sys/kernel/osrelease", "6.1.0\n")
+            .bytes(SECURE_BOOT, &[6, 0, 0, 0, 1])
+            .file("/sys/class/tpm/tpm0/tpm_version_major", "2\n")
     }
 
     #[test]
@@ -130,6 +148,7 @@ mod tests {
         assert_eq!(facts["cpu"], json!({"count": 2, "model": "Intel(R) N100"}));
         assert_eq!((&facts["memory_mb"], &facts["disks"][0]["size_gb"]), (&json!(16000), &json!(1000)));
         assert_eq!(facts["disks"].as_array().unwrap().len(), 1);
+        assert_eq!(facts["boot"], json!({"uefi": true, "secure": true, "tpm": "2"}));
         let shown = facts.to_string();
         assert!(!shown.contains("SECRET1") && !shown.contains("aa:bb"), "{shown}");
     }
