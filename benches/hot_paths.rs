@@ -99,7 +99,6 @@ fn writer() -> LogWriter {
 fn draft(n: u64) -> EntryDraft {
     EntryDraft {
         kind: EntryKind::Check,
-        claimed_at: jiff::Timestamp::from_second(1_767_225_600 + i64::try_from(n).unwrap_or(0)).expect("a time"),
         subject: Subject { name: "malachor:site/host/0011".to_owned(), sha256: sha256_hex(&n.to_be_bytes()) },
         controls: vec!["164.312(b)".to_owned()],
         outcome: Some("pass".to_owned()),
@@ -110,7 +109,13 @@ fn draft(n: u64) -> EntryDraft {
 }
 
 fn context() -> SealContext {
-    SealContext { boot: String::new(), mono_ms: 1, agent_version: "bench".to_owned(), agent_sha256: sha256_hex(b"") }
+    SealContext {
+        now: jiff::Timestamp::UNIX_EPOCH,
+        boot: String::new(),
+        mono_ms: 1,
+        agent_version: "bench".to_owned(),
+        agent_sha256: sha256_hex(b""),
+    }
 }
 
 /// Append one by one with fsync, fill to 100,000 in batches, verify.
@@ -123,7 +128,7 @@ fn log() {
     let store = Store::open(dir.path(), Some(writer)).expect("a store");
     let scrubber = Scrubber::new([3; 32]);
     let subject = Subject { name: "malachor:site/host/0011".to_owned(), sha256: sha256_hex(b"") };
-    let genesis = genesis_draft(draft(0).claimed_at, subject, (&entry, &head), None);
+    let genesis = genesis_draft(subject, (&entry, &head), None);
     let append = |drafts: Vec<EntryDraft>| {
         let drafts: Vec<_> = drafts.into_iter().map(|draft| scrubber.scrub(draft)).collect();
         runtime.block_on(store.write(move |tx| tx.append(&drafts, &context()))).expect("an append");

@@ -23,7 +23,7 @@ use crate::domain::schema::nearest;
 use crate::domain::window::Windows;
 use crate::host::{FileLock, Host, HostError};
 use crate::phi::Scrubber;
-use crate::store::{Store, StoreError};
+use crate::store::{DATABASE, Store, StoreError};
 
 pub use identity::{Identity, exists as keys_exist, init as init_keys, keys_dir};
 
@@ -162,12 +162,17 @@ impl App {
         let (_, head, _) = self.identity.public()?;
         let known = self.store.read(move |tx| tx.check_head(&head)).await?;
         if known.is_some() {
-            return Ok(());
+            return if self.identity.may_begin_log() { self.identity.log_begun() } else { Ok(()) };
         }
-        let genesis = self.scrubber.scrub(self.identity.genesis(self.clock.now())?);
+        if !self.identity.may_begin_log() {
+            let why = "holds no entry, but these keys have signed a log before: restore it from a backup. A lost log cannot be \
+                       begun again under its name; a new appliance gets its own state_dir and name";
+            return Err(AppError::State { path: self.state_dir().join(DATABASE), why: why.to_owned() });
+        }
+        let genesis = self.scrubber.scrub(self.identity.genesis()?);
         let context = self.seal_context();
         self.store.write(move |tx| tx.append(&[genesis], &context).map(drop)).await?;
-        Ok(())
+        self.identity.log_begun()
     }
 
     /// The configuration.
@@ -217,9 +222,9 @@ impl App {
         Ok(RecordId::new(kind, random))
     }
 
-    /// What the log adds to every statement sealed now.
+    /// What the log adds to every statement sealed now; asked for inside the transaction that seals them.
     pub fn seal_context(&self) -> SealContext {
-        self.identity.seal_context(&self.host)
+        self.identity.seal_context(&self.host, self.clock.now())
     }
 }
 

@@ -89,9 +89,9 @@ enum Command {
     ///
     /// The yes holds for exactly the plan that `malachor incident show` prints, for this drift, and once. Another plan
     /// asks again.
-    Approve(decisions::Answer),
+    Approve(decisions::Approve),
     /// Say no to the plan an incident waits with
-    Reject(decisions::Answer),
+    Reject(decisions::Reject),
     Mode(decisions::Mode),
     KillSwitch(decisions::KillSwitch),
     /// Waivers with scope, reason, owner and expiry
@@ -120,10 +120,25 @@ enum Command {
 
 /// Parses the process's arguments, runs, and gives the exit status.
 pub fn main() -> ExitCode {
-    run(std::env::args_os(), std::env::vars())
+    run(std::env::args_os(), std::env::vars_os())
 }
 
-fn run(args: impl IntoIterator<Item = OsString>, env: impl Iterator<Item = (String, String)>) -> ExitCode {
+/// The environment as text. What is no text is none of ours, unless it bears our name.
+fn readable(env: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, Failure> {
+    let mut out = Vec::new();
+    for (name, value) in env {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => out.push((name, value)),
+            (Ok(name), Err(_)) if name.starts_with("MALACHOR__") => {
+                return Err(Failure::new(Exit::Usage, format!("{name}: its value is not UTF-8")));
+            }
+            (Ok(_) | Err(_), _) => {}
+        }
+    }
+    Ok(out)
+}
+
+fn run(args: impl IntoIterator<Item = OsString>, env: impl Iterator<Item = (OsString, OsString)>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -133,7 +148,7 @@ fn run(args: impl IntoIterator<Item = OsString>, env: impl Iterator<Item = (Stri
         }
     };
     let printer = Printer::new(&cli.global);
-    match dispatch(cli, env.collect(), &printer) {
+    match readable(env).and_then(|env| dispatch(cli, env, &printer)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             Printer::failure(&failure);
@@ -155,8 +170,8 @@ fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit,
         Some(Command::Incident(command)) => command.run(&session),
         Some(Command::Runbook(command)) => command.run(&session),
         Some(Command::Rule(command)) => command.run(&session),
-        Some(Command::Approve(command)) => command.run(&session, crate::heal::people::Answer::Approve),
-        Some(Command::Reject(command)) => command.run(&session, crate::heal::people::Answer::Reject),
+        Some(Command::Approve(command)) => command.run(&session),
+        Some(Command::Reject(command)) => command.run(&session),
         Some(Command::Mode(command)) => command.run(&session),
         Some(Command::KillSwitch(command)) => command.run(&session),
         Some(Command::Exception(command)) => command.run(&session),

@@ -15,13 +15,13 @@ mod snapshot;
 mod steps;
 mod units;
 
-pub use decide::{Proposal, propose, propose_for};
+pub use decide::{Proposal, propose};
 pub use executor::Outcome;
 pub use journal::JournalEvent;
 pub use look::look;
-pub use pipeline::{CheckRun, Reach, apply_for, run_check};
+pub use pipeline::{CheckRun, Reach, apply, propose_to, run_check, run_confirmed};
 pub use proof::{heartbeat, posture, schedule};
-pub use recover::recover;
+pub use recover::{recover, retire};
 pub use steps::file_diff;
 
 use crate::domain::incident::IllegalTransition;
@@ -43,6 +43,9 @@ pub enum HealError {
     /// A capability said no.
     #[error(transparent)]
     App(#[from] crate::app::AppError),
+    /// A defect: a check ended in a panic, which is in the log.
+    #[error("it ended in a defect; the log before this line says where")]
+    Defect,
     /// What a person named is not there or may not be.
     #[error("{0}")]
     Refused(String),

@@ -21,8 +21,10 @@ use super::http;
 const GRACE: Duration = Duration::from_mins(1);
 /// How often the agent makes sure that it lives, at least.
 const PULSE: Duration = Duration::from_secs(10);
-/// How soon a check runs again while its incident waits for a window, a pause or another attempt.
+/// How soon a check runs again while its incident waits for a window, a pause or another attempt, or is recovered.
 const WAITING: Duration = Duration::from_mins(5);
+/// How soon a check runs again for a fresh yes: whatever becomes of it, not in a loop.
+const GRANTED: Duration = Duration::from_secs(15);
 
 /// Why the agent could not run.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +54,8 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     app.ready().await?;
     heal::schedule(app).await?;
-    let server = match app.config().telemetry.metrics {
-        Some(address) => Some(http::serve(address).await?),
-        None => None,
-    };
+    heal::retire(app).await?;
+    let server = app.config().telemetry.metrics.map(http::serve);
     tracing::info!(checks = app.checks().count(), mode = app.config().heal.mode.word(), "the agent is ready");
     notify(&[NotifyState::Ready, NotifyState::Status("checking")]);
     let mut tasks: JoinSet<(Option<CheckId>, Result<(), HealError>)> = JoinSet::new();
@@ -121,11 +121,10 @@ async fn apart(app: App, id: CheckId) -> Result<(), HealError> {
     };
     match tokio::task::spawn_blocking(run).await {
         Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going away; what ran is verified at the next start.
-            Err(_) => Ok(()),
-        },
+        // The check runs again at its next turn: a defect in one run is not the end of all of them.
+        Err(error) if error.is_panic() => Err(HealError::Defect),
+        // The runtime is going away; what ran is verified at the next start.
+        Err(_) => Ok(()),
     }
 }
 
@@ -145,7 +144,7 @@ fn settle(core: &mut Core, ended: Result<(Option<CheckId>, Result<(), HealError>
 }
 
 /// Progress is proven by the store's answer; only then is the watchdog fed. Says which checks are to run sooner: those
-/// with a fresh yes at once, those whose incident waits for something within minutes.
+/// with a fresh yes within seconds, those whose incident waits for something within minutes.
 async fn pulse(app: &App) -> Vec<(CheckId, Duration)> {
     let asked = app.store.read(|tx| {
         let granted: Vec<_> = tx.approvals(&["granted"])?.into_iter().map(|approval| approval.incident).collect();
@@ -159,14 +158,13 @@ async fn pulse(app: &App) -> Vec<(CheckId, Duration)> {
             METRICS.progress.set(app.progress.at());
             notify(&[NotifyState::Watchdog]);
             let sooner = incidents.into_iter().filter_map(|incident| match incident.state {
-                IncidentState::WaitingApproval if granted.contains(&incident.id) => {
-                    Some((incident.check, Duration::ZERO))
-                }
-                IncidentState::Open | IncidentState::WaitingWindow => Some((incident.check, WAITING)),
+                IncidentState::WaitingApproval if granted.contains(&incident.id) => Some((incident.check, GRANTED)),
+                IncidentState::Open
+                | IncidentState::WaitingWindow
+                | IncidentState::Healing
+                | IncidentState::Verifying => Some((incident.check, WAITING)),
                 IncidentState::WaitingApproval
                 | IncidentState::Planned
-                | IncidentState::Healing
-                | IncidentState::Verifying
                 | IncidentState::Resolved
                 | IncidentState::Escalated
                 | IncidentState::Suppressed => None,

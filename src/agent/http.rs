@@ -24,12 +24,21 @@ impl Drop for Server {
     }
 }
 
+/// How soon it tries again where somebody else holds the address.
+const AGAIN: std::time::Duration = std::time::Duration::from_mins(1);
+
 /// Listens on a loopback address; the configuration refuses any other.
-pub(super) async fn serve(address: SocketAddr) -> std::io::Result<Server> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| std::io::Error::new(error.kind(), format!("telemetry.metrics: {address}: {error}")))?;
+///
+/// Any local user can take a port before us: then there are no metrics for a while, and everything else goes on.
+pub(super) fn serve(address: SocketAddr) -> Server {
     let task = tokio::spawn(async move {
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(error) => tracing::error!("no metrics: telemetry.metrics: {address}: {error}"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        };
         loop {
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -45,7 +54,7 @@ pub(super) async fn serve(address: SocketAddr) -> std::io::Result<Server> {
             });
         }
     });
-    Ok(Server(task.abort_handle()))
+    Server(task.abort_handle())
 }
 
 async fn answer(request: Request<hyper::body::Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

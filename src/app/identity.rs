@@ -13,6 +13,7 @@ use crate::crypto::{hex, sha256_hex};
 use crate::domain::entry::{EntryDraft, SealContext, Subject};
 use crate::host::Host;
 use crate::phi::Scrubber;
+use crate::store::DATABASE;
 use crate::store::log::{LogWriter, genesis_draft};
 
 use super::AppError;
@@ -25,6 +26,7 @@ pub struct Identity {
     head: PrivateKey,
     recovery: Option<VerifierKey>,
     site_key: [u8; 32],
+    dir: PathBuf,
     subject: String,
     boot: String,
     binary_sha256: OnceLock<Option<String>>,
@@ -35,6 +37,8 @@ const ENTRY: &str = "entry.pem";
 const HEAD: &str = "head.pem";
 const SITE: &str = "site.key";
 const RECOVERY: &str = "recovery.vkey";
+/// There from the making of the keys until their log has begun.
+const NO_LOG_YET: &str = "no-log-yet";
 /// Where keys are made before they are the appliance's.
 const UNFINISHED: &str = "keys.new";
 
@@ -52,6 +56,10 @@ pub fn init(state: &Path, site: &Site, recovery: Option<&Path>) -> Result<(), Ap
     let finished = keys_dir(state);
     if finished.exists() {
         return Err(failed(&finished, "is there already; keys are never made anew"));
+    }
+    let log = state.join(DATABASE);
+    if log.exists() {
+        return Err(failed(&log, "is a log without its keys; restore the keys, they are never made anew"));
     }
     // All or nothing: what a crash leaves unfinished is no appliance yet and is made again.
     let dir = state.join(UNFINISHED);
@@ -74,6 +82,7 @@ pub fn init(state: &Path, site: &Site, recovery: Option<&Path>) -> Result<(), Ap
     let rng = SystemRandom::new();
     rng.fill(&mut secret).map_err(|_| failed(&dir.join(SITE), "the system gave no randomness"))?;
     write_new(&dir.join(SITE), hex(&secret).as_bytes(), 0o600)?;
+    write_new(&dir.join(NO_LOG_YET), b"", 0o600)?;
     let sync = |dir: &Path| std::fs::File::open(dir).and_then(|dir| dir.sync_all());
     let publish = || sync(&dir).and_then(|()| std::fs::rename(&dir, &finished)).and_then(|()| sync(state));
     publish().map_err(|error| failed(&finished, &error.to_string()))
@@ -107,6 +116,15 @@ impl Identity {
             Ok(text) => Some(text.trim().parse()?),
             Err(_) => None,
         };
+        let made_for = std::fs::read_to_string(dir.join("head.vkey")).ok();
+        let made_for = made_for.and_then(|text| text.trim().parse::<VerifierKey>().ok()).map(|vkey| vkey.name);
+        if let Some(made_for) = made_for.filter(|name| *name != origin) {
+            let why = format!(
+                "holds the keys of {made_for}, but [site] now names {origin}; a log keeps its name for ever: put it back, or give \
+                 a new appliance its own state_dir"
+            );
+            return Err(failed(&dir, &why));
+        }
         let name = host.read("/proc/sys/kernel/hostname").unwrap_or_default();
         let subject = format!("malachor:{}/host/{}", site.id, pseudonym(&site_key, name.trim()));
         Ok(Self {
@@ -115,10 +133,25 @@ impl Identity {
             head: PrivateKey::load(&dir.join(HEAD))?,
             recovery,
             site_key,
+            dir,
             subject,
             boot: host.read("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
             binary_sha256: OnceLock::new(),
         })
+    }
+
+    /// Whether these keys may begin a log: once, after they were made. Later an empty log is a lost one.
+    pub fn may_begin_log(&self) -> bool {
+        self.dir.join(NO_LOG_YET).exists()
+    }
+
+    /// The log has begun.
+    pub fn log_begun(&self) -> Result<(), AppError> {
+        let path = self.dir.join(NO_LOG_YET);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(&path, &error.to_string())),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Name of this appliance's log.
@@ -162,10 +195,10 @@ impl Identity {
     }
 
     /// The first statement of the log.
-    pub fn genesis(&self, now: Timestamp) -> Result<EntryDraft, AppError> {
+    pub fn genesis(&self) -> Result<EntryDraft, AppError> {
         let (entry, head, recovery) = self.public()?;
         let subject = Subject { name: self.subject(), sha256: sha256_hex(entry.to_string().as_bytes()) };
-        Ok(genesis_draft(now, subject, (&entry, &head), recovery.as_ref()))
+        Ok(genesis_draft(subject, (&entry, &head), recovery.as_ref()))
     }
 
     /// Detectors whose tags are comparable within this site.
@@ -174,10 +207,11 @@ impl Identity {
     }
 
     /// What is added to every statement sealed now.
-    pub fn seal_context(&self, host: &Host) -> SealContext {
+    pub fn seal_context(&self, host: &Host, now: Timestamp) -> SealContext {
         let uptime = host.read("/proc/uptime").unwrap_or_default();
         let seconds = uptime.split('.').next().and_then(|whole| whole.parse::<u64>().ok()).unwrap_or(0);
         SealContext {
+            now,
             boot: self.boot.clone(),
             mono_ms: seconds.saturating_mul(1000),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),

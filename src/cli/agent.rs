@@ -5,8 +5,8 @@ use clap::Args;
 use crate::agent;
 use crate::app::{App, Clock, init_keys, keys_exist};
 use crate::host::Host;
-use crate::store::DATABASE;
 
+use super::keys::named;
 use super::session::{Session, block_on};
 use super::{Exit, Failure};
 
@@ -24,13 +24,7 @@ impl Agent {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "malachor agent starts");
         let state = loaded.config.agent.state_dir.clone();
         if !keys_exist(&state) {
-            if state.join(DATABASE).exists() {
-                let message = format!(
-                    "{}: holds a log but not its keys; restore the keys, they are never made anew",
-                    state.display()
-                );
-                return Err(Failure::new(Exit::Unavailable, message));
-            }
+            named(&loaded.config.site)?;
             init_keys(&state, &loaded.config.site, None)?;
             tracing::info!("made the keys of a new appliance in {}", state.join("keys").display());
         }

@@ -10,9 +10,24 @@ use crate::heal::people;
 use super::session::Session;
 use super::{Exit, Failure};
 
-/// Answer the question an incident waits with. The answer holds for exactly the plan shown by `incident show`, once.
+/// Say yes to the plan an incident waits with: to exactly this plan, once.
 #[derive(Debug, Args)]
-pub(super) struct Answer {
+#[command(
+    after_help = "Example:\n  malachor incident show INC-0123456789abcdef\n  malachor approve INC-0123456789abcdef 9c41d7e2 --by dr.lee"
+)]
+pub(super) struct Approve {
+    /// The incident
+    incident: RecordId,
+    /// The plan you read: the digits `incident show` prints
+    plan: String,
+    /// Who decides [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+/// Say no to the plan an incident waits with.
+#[derive(Debug, Args)]
+pub(super) struct Reject {
     /// The incident
     incident: RecordId,
     /// Who decides [default: the user behind sudo]
@@ -20,26 +35,37 @@ pub(super) struct Answer {
     by: Option<String>,
 }
 
-impl Answer {
-    pub(super) fn run(self, session: &Session<'_>, answer: people::Answer) -> Result<Exit, Failure> {
-        let who = session.who(self.by.as_deref())?;
-        let approval = session.block_on(async {
-            let app = session.app()?;
-            app.ready().await?;
-            Ok(people::answer(&app, &self.incident, answer, &who).await?)
-        })?;
-        if session.out.is_json() {
-            session.out.json(&json!({"schema": "malachor.approval/1", "approval": approval}));
-        } else {
-            session.out.line(format!(
-                "{} {} by {who}; it holds for plan {}, once",
-                self.incident,
-                approval.state,
-                short(&approval.plan_sha256)
-            ));
-        }
-        Ok(Exit::Ok)
+impl Approve {
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        answer(session, &self.incident, people::Answer::Approve { plan: self.plan }, self.by.as_deref())
     }
+}
+
+impl Reject {
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        answer(session, &self.incident, people::Answer::Reject, self.by.as_deref())
+    }
+}
+
+fn answer(
+    session: &Session<'_>,
+    incident: &RecordId,
+    answer: people::Answer,
+    by: Option<&str>,
+) -> Result<Exit, Failure> {
+    let who = session.who(by)?;
+    let approval = session.block_on(async {
+        let app = session.app()?;
+        app.ready().await?;
+        Ok(people::answer(&app, incident, answer, &who).await?)
+    })?;
+    if session.out.is_json() {
+        session.out.json(&json!({"schema": "malachor.approval/1", "approval": approval}));
+    } else {
+        let plan = short(&approval.plan_sha256);
+        session.out.line(format!("{incident} {} by {who}; it holds for plan {plan}, once", approval.state));
+    }
+    Ok(Exit::Ok)
 }
 
 fn short(hash: &str) -> &str {

@@ -129,6 +129,7 @@ async fn incidents(app: &App, out: &Printer) -> Result<(), Failure> {
 /// The log as anyone can check it, with the keys this appliance shows.
 fn prove(app: &App, out: &Printer) -> Result<Exit, Failure> {
     let mut trust = Trust::default();
+    trust.held_here();
     let (entry, head, _) = app.identity.public()?;
     for key in [entry, head] {
         trust.add_key(&key.to_string()).map_err(|error| Failure::unavailable(&error))?;

@@ -48,7 +48,9 @@ pub(super) struct Show {
 
 /// Verify a log. It opens no socket and needs no configuration where a path and a key are given.
 ///
-/// Without `--key` the keys named inside the log are used: then nothing ties the log to its maker, and the exit is 3.
+/// Without a path and `--key` it looks at this appliance's own log with the keys the appliance holds (assurance A0: that
+/// shows damage, not who made it). With a path and without `--key` the keys named inside the log are used: then nothing
+/// ties the log to its maker, and the exit is 3.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     /// State directory, database, or exported files and directories [default: this appliance's state]
@@ -141,17 +143,22 @@ impl List {
 impl Verify {
     fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         let mut keys = self.keys;
+        let mut held_here = false;
         let paths = if self.paths.is_empty() {
             // On the appliance itself its own public keys are at hand; whoever checks it elsewhere brings them.
             let state = session.loaded()?.config.agent.state_dir;
             if keys.is_empty() {
                 keys = ["entry.vkey", "head.vkey"].map(|file| keys_dir(&state).join(file)).to_vec();
+                held_here = true;
             }
             vec![state]
         } else {
             self.paths
         };
         let mut trust = Trust::default();
+        if held_here {
+            trust.held_here();
+        }
         for path in &keys {
             let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
             trust.add_key(&text).map_err(|error| unreadable(path, &error))?;

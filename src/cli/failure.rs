@@ -123,7 +123,7 @@ impl From<HealError> for Failure {
             HealError::Store(error) => error.into(),
             HealError::Host(error) => Self::unavailable(&error),
             HealError::App(error) => error.into(),
-            HealError::Transition(error) => Self::new(Exit::Internal, error.to_string()),
+            HealError::Transition(_) | HealError::Defect => Self::new(Exit::Internal, error.to_string()),
             HealError::Refused(message) => Self::new(Exit::Usage, message),
         }
     }

@@ -9,7 +9,7 @@ use crate::domain::guard::{Decision, GuardVerdict};
 use crate::domain::id::{CheckId, Target};
 use crate::domain::plan::{Plan, PlannedAction};
 use crate::domain::runbook::Runbook;
-use crate::heal::{self, CheckRun, Outcome, Proposal, Reach};
+use crate::heal::{self, CheckRun, Outcome, Proposal};
 use crate::host::Host;
 
 use super::check::select;
@@ -19,10 +19,11 @@ use super::{Exit, Failure};
 
 /// Plan or run remediations.
 ///
-/// `--dry-run` looks at the host, shows what would be done, every guard's answer and the exact steps, and changes
-/// nothing: exit 0 nothing to do, 1 there is a plan, 3 something is unknown. `--apply` runs the same plan, verifies it
-/// with the same check, undoes it if it did not help, and records everything: exit 0 healed or nothing to do, 1 it did
-/// not help, 3 a guard said no.
+/// `--dry-run` looks at the host, shows what would be done if you applied it, every guard's answer and the exact steps,
+/// what the agent would do by itself, and changes nothing: exit 0 nothing to do, 1 something fails, 3 something is
+/// unknown. `--apply` runs the same plan, verifies it with the same check, undoes it if it did not help, and records
+/// everything: exit 0 healed or nothing to do, 1 it did not help, 3 a guard said no, there is no plan, or something is
+/// unknown.
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("what").required(true)))]
 pub(super) struct Heal {
@@ -42,6 +43,9 @@ pub(super) struct Heal {
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }
+
+/// Whose plan `--dry-run` shows where nobody is named.
+const SOMEBODY: &str = "whoever applies it";
 
 /// Whether a plan was only shown, or tried, and what came of it.
 #[derive(Clone, Copy)]
@@ -66,6 +70,7 @@ struct Tally {
     plans: u32,
     destructive: u32,
     unknown: u32,
+    unplanned: u32,
     healed: u32,
     unhelped: u32,
     refused: u32,
@@ -87,22 +92,25 @@ impl Heal {
         let scratch = session.scratch()?;
         scratch.ready().await?;
         let app = &scratch.app;
+        let who = session.who(self.by.as_deref()).unwrap_or_else(|_| SOMEBODY.to_owned());
         let mut tally = Tally::default();
         for runbook in select(app.checks(), &self.check)? {
-            let run = heal::run_check(app, runbook, Reach::Record).await?;
+            let run = heal::run_confirmed(app, runbook).await?;
             tally.unknown += u32::from(run.known.finding.verdict == Verdict::Unknown);
-            let Some(proposal) = proposal_of(app, &run).await? else { continue };
+            let Some(proposal) = heal::propose_to(app, &run, &who).await? else { continue };
             tally.count(&proposal);
-            show(session.out, &app.host, runbook, &run, &proposal, Done::PlanOnly);
+            let alone = alone(app, &run).await?;
+            show(session.out, &app.host, (runbook, &run), (&proposal, alone.as_ref()), Done::PlanOnly);
         }
         if !session.out.is_json() {
-            let Tally { plans, destructive, unknown, .. } = tally;
+            let Tally { plans, destructive, unknown, unplanned, .. } = tally;
             session.out.line(format!(
-                "Plan: {plans} to run, {destructive} disruptive; {unknown} checks unknown. Nothing was changed."
+                "Plan: {plans} to run, {destructive} disruptive; {unplanned} failing without a plan, {unknown} unknown. \
+                 Nothing was changed."
             ));
         }
         Ok(match tally {
-            Tally { plans: 1.., .. } => Exit::Found,
+            Tally { plans: 1.., .. } | Tally { unplanned: 1.., .. } => Exit::Found,
             Tally { unknown: 1.., .. } => Exit::NotEnough,
             Tally { .. } => Exit::Ok,
         })
@@ -115,22 +123,26 @@ impl Heal {
         heal::recover(&app).await?;
         let mut tally = Tally::default();
         for runbook in select(app.checks(), &self.check)? {
-            let run = heal::run_check(&app, runbook, Reach::Record).await?;
-            let Some((proposal, outcome)) = heal::apply_for(&app, &run, &who).await? else { continue };
+            let run = heal::run_confirmed(&app, runbook).await?;
+            tally.unknown += u32::from(run.known.finding.verdict == Verdict::Unknown);
+            let Some(proposal) = heal::propose_to(&app, &run, &who).await? else { continue };
+            let outcome = heal::apply(&app, &run, &proposal).await?;
             match &outcome {
                 Some(outcome) if outcome.helped() => tally.healed += 1,
                 Some(Outcome::NotStarted(_)) | None => tally.refused += 1,
                 Some(_) => tally.unhelped += 1,
             }
-            show(session.out, &app.host, runbook, &run, &proposal, Done::Tried(outcome.as_ref()));
+            show(session.out, &app.host, (runbook, &run), (&proposal, None), Done::Tried(outcome.as_ref()));
         }
         if !session.out.is_json() {
-            let Tally { healed, unhelped, refused, .. } = tally;
-            session.out.line(format!("Applied: {healed} healed, {unhelped} did not help, {refused} not run."));
+            let Tally { healed, unhelped, refused, unknown, .. } = tally;
+            session.out.line(format!(
+                "Applied: {healed} healed, {unhelped} did not help, {refused} not run; {unknown} unknown."
+            ));
         }
         Ok(match tally {
             Tally { unhelped: 1.., .. } => Exit::Found,
-            Tally { refused: 1.., .. } => Exit::NotEnough,
+            Tally { refused: 1.., .. } | Tally { unknown: 1.., .. } => Exit::NotEnough,
             Tally { .. } => Exit::Ok,
         })
     }
@@ -138,20 +150,20 @@ impl Heal {
 
 impl Tally {
     fn count(&mut self, proposal: &Proposal) {
-        if let Ok(plan) = &proposal.plan {
-            self.plans += 1;
-            self.destructive += u32::from(plan.disruptive);
+        match &proposal.plan {
+            Ok(plan) => {
+                self.plans += 1;
+                self.destructive += u32::from(plan.disruptive);
+            }
+            Err(_) => self.unplanned += 1,
         }
     }
 }
 
-/// The proposal of a run; an incident that already waits for a person is proposed for again.
-async fn proposal_of(app: &App, run: &CheckRun) -> Result<Option<Proposal>, Failure> {
+/// What the agent would do by itself; for an incident that already waits for a person it is worked out again.
+async fn alone(app: &App, run: &CheckRun) -> Result<Option<Proposal>, Failure> {
     if let Some(proposal) = &run.proposal {
         return Ok(Some(proposal.clone()));
-    }
-    if run.known.finding.verdict != Verdict::Fail {
-        return Ok(None);
     }
     let (app_, finding, now) = (app.clone(), run.known.finding.clone(), app.clock.now());
     let proposal = app.store.read(move |tx| {
@@ -161,7 +173,13 @@ async fn proposal_of(app: &App, run: &CheckRun) -> Result<Option<Proposal>, Fail
     Ok(proposal.await?)
 }
 
-fn show(out: &Printer, host: &Host, runbook: &Runbook, run: &CheckRun, proposal: &Proposal, done: Done<'_>) {
+fn show(
+    out: &Printer,
+    host: &Host,
+    (runbook, run): (&Runbook, &CheckRun),
+    (proposal, alone): (&Proposal, Option<&Proposal>),
+    done: Done<'_>,
+) {
     if out.is_json() {
         let plan = proposal.plan.as_ref().ok();
         let why_no_plan = proposal.plan.as_ref().err();
@@ -169,6 +187,7 @@ fn show(out: &Printer, host: &Host, runbook: &Runbook, run: &CheckRun, proposal:
             "schema": "malachor.plan/1", "check": run.known.finding.check, "verdict": run.known.finding.verdict,
             "reasons": run.known.finding.reasons, "plan": plan, "noPlan": why_no_plan, "guards": proposal.answers,
             "decision": decision_word(&proposal.decision), "outcome": done.word(),
+            "alone": alone.map(|alone| json!({"decision": decision_word(&alone.decision), "say": decision_say(&alone.decision)})),
         }));
         return;
     }
@@ -176,6 +195,9 @@ fn show(out: &Printer, host: &Host, runbook: &Runbook, run: &CheckRun, proposal:
     match &proposal.plan {
         Err(why) => out.line(format!("    no plan: {why}")),
         Ok(plan) => show_plan(out, host, plan, proposal),
+    }
+    if let Some(alone) = alone {
+        out.line(format!("    → the agent by itself: {}", decision_say(&alone.decision)));
     }
     match done {
         Done::PlanOnly => {}
@@ -219,7 +241,7 @@ fn show_plan(out: &Printer, host: &Host, plan: &Plan, proposal: &Proposal) {
     for step in &plan.rollback {
         out.line(format!("    {} if it does not help: {}", out.tint(Tint::Faint, "↺"), step.line()));
     }
-    out.line(format!("    → {}", decision_say(&proposal.decision)));
+    out.line(format!("    → applied by a person: {}", decision_say(&proposal.decision)));
 }
 
 fn decision_word(decision: &Decision) -> &'static str {

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::app::{Identity, init_keys, keys_dir};
+use crate::config::Site;
 use crate::crypto::keys::VerifierKey;
 use crate::host::Host;
 
@@ -33,6 +34,7 @@ impl Keys {
         let loaded = session.loaded()?;
         let state = &loaded.config.agent.state_dir;
         if let Self::Init(init) = &self {
+            named(&loaded.config.site)?;
             init_keys(state, &loaded.config.site, init.recovery.as_deref())?;
             session.out.note(format!(
                 "made the keys of {} in {}",
@@ -54,6 +56,15 @@ impl Keys {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// Refuses the names of the examples: a log keeps its name for ever.
+pub(super) fn named(site: &Site) -> Result<(), Failure> {
+    if *site != (Site { timezone: site.timezone.clone(), ..Site::default() }) {
+        return Ok(());
+    }
+    let message = "set operator_domain, id and appliance in [site] first: they name this appliance's log for ever";
+    Err(Failure::new(Exit::Usage, message))
 }
 
 fn show(session: &Session<'_>, role: &str, key: &VerifierKey) {

@@ -110,7 +110,8 @@ fn signature_line(line: &str) -> Result<NoteSignature, NoteError> {
     let bad = NoteError::Malformed("a signature line that is not `— name base64`");
     let (name, blob) = line.strip_prefix("— ").and_then(|rest| rest.split_once(' ')).ok_or(bad.clone())?;
     let name = name.parse().map_err(|_| bad.clone())?;
-    let blob = unbase64(blob).ok_or(bad.clone())?;
+    // The spec knows one alphabet and one form: a line that reads the same with another byte would be another note.
+    let blob = unbase64(blob).filter(|bytes| base64(bytes) == blob).ok_or(bad.clone())?;
     let (id, body) = blob.split_first_chunk::<4>().filter(|(_, body)| !body.is_empty()).ok_or(bad)?;
     Ok(NoteSignature { name, id: KeyId(*id), body: body.to_vec() })
 }

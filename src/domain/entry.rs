@@ -103,8 +103,6 @@ pub enum EntryError {
 pub struct EntryDraft {
     /// What it is about.
     pub kind: EntryKind,
-    /// When it happened by the appliance's clock; written in whole seconds of UTC.
-    pub claimed_at: Timestamp,
     /// What was looked at, and the digest of what was seen.
     pub subject: Subject,
     /// HIPAA specifications it speaks to, e.g. `164.312(b)`.
@@ -159,6 +157,8 @@ pub struct RunbookRef {
 /// What the program knows about itself when it seals a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealContext {
+    /// When it is sealed, by the appliance's clock: what the statement claims, in whole seconds of UTC.
+    pub now: Timestamp,
     /// The boot id: monotonic times compare within one boot only.
     pub boot: String,
     /// Milliseconds since boot.
@@ -185,7 +185,6 @@ mod tests {
     fn outcomes_and_digests_are_checked() {
         let draft = |kind, outcome: Option<&str>, sha256: String| EntryDraft {
             kind,
-            claimed_at: Timestamp::UNIX_EPOCH,
             subject: Subject { name: "malachor:s/host/h".into(), sha256 },
             controls: vec![],
             outcome: outcome.map(Into::into),

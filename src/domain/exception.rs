@@ -128,7 +128,7 @@ impl Exception {
 
     /// Whole days left, for notices at 14, 3 and 0; negative once it is over.
     pub fn days_left(&self, now: Timestamp) -> i64 {
-        self.expires.duration_since(now).as_hours().div_euclid(24)
+        self.expires.duration_since(now).as_secs().div_euclid(24 * 3600)
     }
 }
 
@@ -144,6 +144,10 @@ pub fn parse_expiry(text: &str) -> Result<Timestamp, BadException> {
     let bad = || BadException::BadDate(text.to_owned());
     if let Ok(instant) = text.parse::<Timestamp>() {
         return Ok(instant);
+    }
+    // A date parser also reads the date of a time without a zone, and would drop the time.
+    if text.len() != "2027-01-31".len() {
+        return Err(bad());
     }
     let date: jiff::civil::Date = text.parse().map_err(|_| bad())?;
     let next = date.tomorrow().map_err(|_| bad())?;
@@ -200,7 +204,17 @@ mod tests {
     /// Known elsewhere as "a waiver whose date cannot be read waives for ever".
     #[test]
     fn an_unreadable_date_is_no_exception() {
-        for bad in ["", "31/03/2026", "2026-02-30", "soon", "2026-3-1", "20260331T", "never"] {
+        for bad in [
+            "",
+            "31/03/2026",
+            "2026-02-30",
+            "soon",
+            "2026-3-1",
+            "20260331T",
+            "2026-03-31T17:00:00",
+            "2026-03-31T17:00:00[America/New_York]",
+            "never",
+        ] {
             assert_eq!(parse_expiry(bad), Err(BadException::BadDate(bad.to_owned())), "{bad}");
         }
         assert_eq!(parse_expiry("2026-03-31T12:00:00-05:00"), Ok(at("2026-03-31T17:00:00Z")));
@@ -246,6 +260,13 @@ mod tests {
             let now = Timestamp::from_second(now).unwrap();
             prop_assert_eq!(exception.in_force(now), now >= exception.created && now < exception.expires);
             prop_assert_eq!(exception.days_left(now) < 0, now > exception.expires);
+        }
+
+        #[test]
+        fn days_are_whole_around_the_end(off in -90_000i64..90_000) {
+            let exception = exception("2026-03-31", Effect::Both);
+            let now = exception.expires + SignedDuration::from_secs(off);
+            prop_assert_eq!(exception.days_left(now), (-off).div_euclid(86_400));
         }
     }
 }

@@ -97,6 +97,13 @@ pub enum Approved {
     Pending,
     /// This person said yes to exactly this plan and these facts.
     By(String),
+    /// This person asks for it although another one said no to what the machine had proposed.
+    Overruling {
+        /// Who asks.
+        who: String,
+        /// Who had said no.
+        rejected_by: String,
+    },
     /// This person said no.
     Rejected(String),
 }
@@ -196,6 +203,9 @@ pub fn ask(input: &GuardInput<'_>) -> Vec<GuardAnswer> {
 }
 
 /// What follows: the gravest answer, the first of its kind. Suppress > escalate > refuse > wait > ask > go.
+///
+/// A person is asked before the maintenance window opens, not in the middle of the night: asking goes before waiting
+/// where the window is all there is to wait for.
 pub fn decide(answers: &[GuardAnswer]) -> Decision {
     let first = |wanted: fn(&GuardVerdict) -> bool| answers.iter().find(|answer| wanted(&answer.verdict));
     if let Some(answer) = first(|verdict| matches!(verdict, GuardVerdict::Refuse)) {
@@ -224,14 +234,18 @@ pub fn decide(answers: &[GuardAnswer]) -> Decision {
             | GuardVerdict::Suppress => None,
         })
         .collect();
-    if let Some((_, say)) = waits.first() {
+    let question = first(|verdict| matches!(verdict, GuardVerdict::Ask));
+    let only_window = answers
+        .iter()
+        .all(|answer| answer.guard == GuardName::Window || !matches!(answer.verdict, GuardVerdict::Wait(_)));
+    if let (Some((_, say)), false) = (waits.first(), question.is_some() && only_window) {
         let until = waits
             .iter()
             .map(|(until, _)| *until)
             .try_fold(None, |latest: Option<Timestamp>, until| until.map(|until| latest.max(Some(until))));
         return Decision::Wait(until.flatten(), (*say).clone());
     }
-    match first(|verdict| matches!(verdict, GuardVerdict::Ask)) {
+    match question {
         Some(answer) => Decision::Ask(answer.say.clone()),
         None => Decision::Go,
     }
@@ -365,7 +379,15 @@ fn window(input: &GuardInput<'_>) -> Said {
         WindowState::ClosedUntil(from) => {
             (GuardVerdict::Wait(Some(from)), format!("disruptive: waits for the maintenance window at {from}"))
         }
-        WindowState::Never => (GuardVerdict::Ask, "disruptive, and no maintenance window is configured".to_owned()),
+        // No window will ever open, so a person's yes stands in for it.
+        WindowState::Never => match &input.approved {
+            Approved::By(who) | Approved::Overruling { who, .. } => {
+                pass(format!("no maintenance window is configured; {who} said now"))
+            }
+            Approved::Pending | Approved::Rejected(_) => {
+                (GuardVerdict::Ask, "disruptive, and no maintenance window is configured".to_owned())
+            }
+        },
     }
 }
 
@@ -375,6 +397,9 @@ fn approval(input: &GuardInput<'_>) -> Said {
         || matches!((input.plan.disruptive, input.window), (true, WindowState::Never));
     match (&input.approved, needed) {
         (Approved::By(who), _) => pass(format!("approved by {who}")),
+        (Approved::Overruling { who, rejected_by }, _) => {
+            pass(format!("{who} asks for it; {rejected_by} said no to an earlier plan"))
+        }
         (Approved::Rejected(who), _) => (GuardVerdict::Escalate, format!("rejected by {who}")),
         (Approved::Pending, true) => (GuardVerdict::Ask, "needs a named person's yes".to_owned()),
         (Approved::Pending, false) => pass("needs no approval"),
@@ -467,6 +492,20 @@ mod tests {
         );
         assert_eq!(with(WindowState::OpenUntil(from), Approved::Pending), Decision::Go);
         assert!(matches!(with(WindowState::Never, Approved::Pending), Decision::Ask(_)));
+        assert_eq!(with(WindowState::Never, Approved::By("m.ortiz".into())), Decision::Go, "nothing else can open it");
+    }
+
+    #[test]
+    fn a_person_is_asked_before_the_window_opens_and_it_is_waited_for_after_the_yes() {
+        let plan = plan(true, true);
+        let from = now() + SignedDuration::from_hours(30);
+        let with = |approved, attempts| {
+            let window = WindowState::ClosedUntil(from);
+            decide(&ask(&GuardInput { window, approved, attempts, last_attempt_at: Some(now()), ..input(&plan) }))
+        };
+        assert!(matches!(with(Approved::Pending, 0), Decision::Ask(_)));
+        assert!(matches!(with(Approved::By("m.ortiz".into()), 0), Decision::Wait(Some(until), _) if until == from));
+        assert!(matches!(with(Approved::Pending, 1), Decision::Wait(..)), "nobody is asked during a pause");
     }
 
     #[test]
@@ -485,11 +524,15 @@ mod tests {
         #[test]
         fn go_only_when_nothing_speaks_against_it(
             kill in any::<bool>(), mode in proptest::sample::select(vec![Mode::Observe, Mode::Approve, Mode::Heal]),
-            disruptive in any::<bool>(), needs in any::<bool>(), approved in any::<bool>(), open in any::<bool>(),
+            disruptive in any::<bool>(), needs in any::<bool>(), approved in any::<bool>(), opens in 0u8..3,
             attempts in 0u32..5, executions in 0u32..20, ago in 0i64..10_000,
         ) {
             let plan = plan(disruptive, needs);
-            let window = if open { WindowState::OpenUntil(Timestamp::MAX) } else { WindowState::ClosedUntil(Timestamp::MAX) };
+            let window = match opens {
+                0 => WindowState::Never,
+                1 => WindowState::OpenUntil(Timestamp::MAX),
+                _ => WindowState::ClosedUntil(Timestamp::MAX),
+            };
             let input = GuardInput {
                 kill_switch: kill.then(|| "x".to_owned()), mode, attempts, executions_last_hour: executions, window,
                 approved: if approved { Approved::By("a".into()) } else { Approved::Pending },
@@ -501,10 +544,13 @@ mod tests {
             if decide(&answers) == Decision::Go {
                 prop_assert!(answers.iter().all(|answer| answer.verdict == GuardVerdict::Pass));
                 prop_assert!(!kill && mode != Mode::Observe && attempts < 3 && executions < 10);
-                prop_assert!(!disruptive || open);
+                prop_assert!(!disruptive || opens == 1 || (opens == 0 && approved));
                 prop_assert!(approved || (!needs && mode == Mode::Heal));
                 prop_assert!(attempts == 0 || ago >= i64::try_from(backoff(input.cooldown, attempts).as_secs()).unwrap());
             }
+            // A yes is never in vain: what asks without it never asks with it.
+            let yes = decide(&ask(&GuardInput { approved: Approved::By("a".into()), ..input }));
+            prop_assert!(!matches!(yes, Decision::Ask(_)), "{:?}", yes);
         }
     }
 }

@@ -121,7 +121,8 @@ impl IncidentState {
             E::Plan if waiting || self == Self::Escalated => Self::Planned,
             E::AskApproval if waiting || self == Self::Escalated => Self::WaitingApproval,
             E::Defer if waiting || self == Self::Escalated => Self::WaitingWindow,
-            E::Start if waiting || self == Self::Escalated => Self::Healing,
+            // The guards let a machine start nothing that flaps; a person may.
+            E::Start if waiting || matches!(self, Self::Escalated | Self::Suppressed) => Self::Healing,
             E::StepsDone if self == Self::Healing => Self::Verifying,
             E::Pass if !self.is_closed() => Self::Resolved,
             E::Retry if acting => Self::Open,
@@ -200,8 +201,13 @@ impl Incident {
         Ok(())
     }
 
+    /// The runbook that was last planned for it, else its check's own.
+    pub fn last_runbook(&self) -> &CheckId {
+        self.plan.as_ref().map_or(&self.check, |plan| &plan.runbook)
+    }
+
     /// Whether it may be decided about again: it waits, or a person was asked about drift that nobody has tried to heal
-    /// with this version of the runbook.
+    /// with this version of [`Self::last_runbook`].
     pub fn may_be_decided(&self, runbook_sha256: &str) -> bool {
         let tried = self.held && self.attempts_of.as_deref() == Some(runbook_sha256);
         self.state.may_heal() || (self.state == IncidentState::Escalated && self.class == Class::Drift && !tried)
@@ -276,7 +282,7 @@ mod tests {
         fn healing_starts_only_from_a_place_where_it_may(event in 0usize..EVENTS.len()) {
             for state in IncidentState::ALL {
                 if state.after(EVENTS[event]) == Ok(IncidentState::Healing) {
-                    prop_assert!(state.may_heal() || state == IncidentState::Escalated);
+                    prop_assert!(state.may_heal() || matches!(state, IncidentState::Escalated | IncidentState::Suppressed));
                 }
             }
         }

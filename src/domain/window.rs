@@ -61,6 +61,18 @@ impl Windows {
         Self { zone, windows }
     }
 
+    /// When the window that is open, else the next one, ends; `None` without windows.
+    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.state(now) {
+            WindowState::OpenUntil(end) => Some(end),
+            WindowState::ClosedUntil(from) => match self.state(from) {
+                WindowState::OpenUntil(end) => Some(end),
+                WindowState::ClosedUntil(_) | WindowState::Never => None,
+            },
+            WindowState::Never => None,
+        }
+    }
+
     /// Whether disruptive work may run at `now`, and until or from when.
     pub fn state(&self, now: Timestamp) -> WindowState {
         let today = now.to_zoned(self.zone.clone()).date();

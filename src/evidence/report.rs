@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 pub use reason::{At, Reason, Verdict};
 
 use super::source::{Container, Spot};
-use super::trust::Keyring;
+use super::trust::{Keyring, Pin};
 use crate::crypto::hex;
 use crate::crypto::merkle::{Hash, empty_root};
 use crate::domain::entry::EntryKind;
@@ -146,7 +146,7 @@ pub struct Report {
     label: String,
     container: Option<Container>,
     trust: Value,
-    pinned: bool,
+    pin: Pin,
     pub(super) entries: u64,
     pub(super) root: Hash,
     rows: BTreeMap<Check, Row>,
@@ -166,7 +166,7 @@ impl Report {
             label,
             container: None,
             trust: Value::Null,
-            pinned: false,
+            pin: Pin::Log,
             entries: 0,
             root: empty_root(),
             rows: Check::ALL.into_iter().map(|check| (check, Row::default())).collect(),
@@ -184,7 +184,7 @@ impl Report {
     pub(super) fn begin(&mut self, container: Container, ring: &Keyring) {
         self.container = Some(container);
         self.trust = ring.describe();
-        self.pinned = ring.pinned;
+        self.pin = ring.pin;
     }
 
     pub(super) fn row(&mut self, check: Check) -> &mut Row {
@@ -277,9 +277,12 @@ impl Report {
         self.shortfalls.iter().map(|shortfall| shortfall.reason)
     }
 
-    /// A0: the log vouches for itself. A1: a key came from outside.
+    /// A0: the log, or the appliance that made it, vouches for itself. A1: a key came from outside.
     pub const fn assurance(&self) -> &'static str {
-        if self.pinned { "A1" } else { "A0" }
+        match self.pin {
+            Pin::Log | Pin::Appliance => "A0",
+            Pin::Auditor => "A1",
+        }
     }
 
     /// The report as `malachor.verify/1`: members sorted, no clock, no path outside the input.

@@ -13,8 +13,20 @@ use crate::store::log::Statement;
 #[derive(Debug, Clone, Default)]
 pub struct Trust {
     keys: Vec<TrustedKey>,
+    held_here: bool,
     pub(super) origin: Option<KeyName>,
     pub(super) checkpoint: Option<Expected>,
+}
+
+/// Where the keys came from that a log is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pin {
+    /// The log itself: it vouches for itself.
+    Log,
+    /// The appliance that is looked at: whoever can change its log can change them, too.
+    Appliance,
+    /// The auditor, by another way.
+    Auditor,
 }
 
 /// A key the auditor trusts; a verifier key also says what for.
@@ -29,6 +41,26 @@ struct TrustedKey {
 pub(super) struct Expected {
     pub(super) head: Checkpoint,
     pub(super) note: Vec<u8>,
+}
+
+/// What a key may sign, where its name says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Entry,
+    Head,
+    /// The offline recovery key signs neither.
+    Recovery,
+}
+
+impl TrustedKey {
+    fn role(&self) -> Option<Role> {
+        let name = self.vkey.as_ref()?.name.as_str();
+        Some(match name.rsplit_once('/') {
+            Some((_, "entry")) => Role::Entry,
+            Some((_, "recovery")) => Role::Recovery,
+            Some(_) | None => Role::Head,
+        })
+    }
 }
 
 impl Trust {
@@ -47,6 +79,11 @@ impl Trust {
             self.keys.push(TrustedKey { key: vkey.key, vkey: Some(vkey) });
         }
         Ok(())
+    }
+
+    /// Says that the keys are the ones this appliance itself holds, which prove nothing to anybody else.
+    pub fn held_here(&mut self) {
+        self.held_here = true;
     }
 
     /// Demands that the log has this origin.
@@ -70,8 +107,8 @@ pub(super) struct Keyring {
     pub(super) entry: Vec<PublicKey>,
     /// May sign heads.
     pub(super) head: Vec<VerifierKey>,
-    /// Whether a key came from outside the log.
-    pub(super) pinned: bool,
+    /// Where the keys came from.
+    pub(super) pin: Pin,
     /// The only origin anything may name.
     pub(super) origin: Option<String>,
 }
@@ -79,30 +116,44 @@ pub(super) struct Keyring {
 impl Keyring {
     /// Settles who may sign what, given the first entry of the log.
     ///
-    /// A trusted key that the genesis gives one role cannot take the other. The head key that a genesis signed by a
-    /// trusted key lists is trusted with it. Without trusted keys the log vouches for itself, which is worth A0.
+    /// A verifier key's name says what it may sign: `<origin>/entry` entries, `<origin>` heads. A key without a name (PEM)
+    /// may sign either, but never the other than a genesis it signed gives it. The head key that a genesis signed by a
+    /// trusted entry key lists is trusted with it. Without trusted keys the log vouches for itself, which is worth A0.
     pub(super) fn settle(trust: &Trust, first: Option<&[u8]>) -> Self {
         let envelope = first.and_then(|line| Envelope::parse(line).ok());
         let claimed = envelope.as_ref().and_then(|envelope| Statement::parse(&envelope.payload).ok());
-        let given: Vec<PublicKey> = trust.keys.iter().map(|trusted| trusted.key).collect();
-        let pinned = !given.is_empty();
+        let for_entries = |trusted: &&TrustedKey| trusted.role().is_none_or(|role| role == Role::Entry);
+        let for_heads = |trusted: &&TrustedKey| trusted.role().is_none_or(|role| role == Role::Head);
+        let given: Vec<PublicKey> = trust.keys.iter().filter(for_entries).map(|trusted| trusted.key).collect();
+        let pin = match (trust.keys.is_empty(), trust.held_here) {
+            (true, _) => Pin::Log,
+            (false, true) => Pin::Appliance,
+            (false, false) => Pin::Auditor,
+        };
         let proved = envelope.is_some_and(|envelope| envelope.verify(&given).is_ok());
-        let listed = |role| claimed.as_ref().filter(|_| proved || !pinned)?.listed_key(role);
+        let listed = |role| claimed.as_ref().filter(|_| proved || pin == Pin::Log)?.listed_key(role);
         let (entry, head) = (listed("entry"), listed("head"));
         let origin = trust.origin.as_ref().map(ToString::to_string).or(claimed.as_ref().map(|c| c.origin.clone()));
+        // Our logs have one key for entries and another for heads: one for both is somebody's who has only one of them.
+        if entry.as_ref().zip(head.as_ref()).is_some_and(|(entry, head)| entry.key == head.key) {
+            return Self { entry: Vec::new(), head: Vec::new(), pin, origin };
+        }
         let only = |role: &Option<VerifierKey>, other: &Option<VerifierKey>, key: &PublicKey| {
             let is = |vkey: &Option<VerifierKey>| vkey.as_ref().is_some_and(|vkey| vkey.key == *key);
             is(role) && !is(other)
         };
-        let mut ring = Self { entry: Vec::new(), head: Vec::new(), pinned, origin };
+        let mut ring = Self { entry: Vec::new(), head: Vec::new(), pin, origin };
         ring.entry.extend(given.iter().filter(|key| !only(&head, &entry, key)));
-        let may_head = trust.keys.iter().filter(|trusted| !only(&entry, &head, &trusted.key));
+        let may_head = trust.keys.iter().filter(for_heads).filter(|trusted| !only(&entry, &head, &trusted.key));
         ring.head = may_head.filter_map(|trusted| ring.named(trusted)).collect();
-        if !pinned {
+        if pin == Pin::Log {
             ring.entry.extend(entry.map(|vkey| vkey.key));
         }
         let known = |vkey: &VerifierKey| ring.head.contains(vkey) || vkey.kind != SignatureType::Ed25519;
-        let listed = head.filter(|vkey| !known(vkey));
+        // Whoever brings several keys brought the right one for heads, too: another one is not taken on the log's word.
+        let several = trust.keys.iter().filter(|trusted| trusted.role() != Some(Role::Recovery)).count() > 1;
+        let brought = |vkey: &VerifierKey| trust.keys.iter().any(|trusted| trusted.key == vkey.key);
+        let listed = head.filter(|vkey| !known(vkey) && (!several || brought(vkey)));
         ring.head.extend(listed);
         ring
     }
@@ -120,6 +171,6 @@ impl Keyring {
         let entry: Vec<_> = self.entry.iter().map(PublicKey::fingerprint).collect();
         let mut head: Vec<_> = self.head.iter().map(|vkey| vkey.key.fingerprint()).collect();
         head.dedup();
-        serde_json::json!({"pinned": self.pinned, "entryKeys": entry, "headKeys": head, "origin": self.origin})
+        serde_json::json!({"pinned": self.pin == Pin::Auditor, "entryKeys": entry, "headKeys": head, "origin": self.origin})
     }
 }

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::app::App;
 use crate::domain::exception::Exception;
-use crate::domain::finding::Finding;
+use crate::domain::finding::{Finding, Verdict};
 use crate::domain::guard::{self, Approved, Decision, GuardAnswer, GuardInput};
 use crate::domain::id::RuleId;
 use crate::domain::incident::Incident;
@@ -14,7 +14,7 @@ use crate::domain::planning::{self, Basis, Choice};
 use crate::domain::rule::{Question, Rule};
 use crate::domain::runbook::Runbook;
 use crate::domain::tier::Tier;
-use crate::store::{StoreError, Tx};
+use crate::store::{Approval, KnownFinding, Setting, StoreError, Tx};
 
 use super::people::{KILL_SWITCH, MODE};
 use super::proof::plan_sha256;
@@ -43,6 +43,7 @@ pub fn propose(
     finding: &Finding,
     now: Timestamp,
 ) -> Result<Proposal, StoreError> {
+    debug_assert_eq!(finding.verdict, Verdict::Fail, "only what fails is decided about");
     let question = Question::about(finding);
     let Some(rule) = app.catalog.rules.choose(&question) else {
         return Ok(nobody(format!("no rule knows {} with {}", finding.check, words(finding))));
@@ -56,7 +57,7 @@ pub fn propose(
 }
 
 /// Proposes what a named person asks for: what the rule would choose, else the check's own runbook as it stands.
-pub fn propose_for(
+pub(super) fn propose_for(
     app: &App,
     tx: &Tx<'_>,
     (incident, finding): (&Incident, &Finding),
@@ -140,17 +141,19 @@ fn ask(app: &App, tx: &Tx<'_>, asked: &Asked<'_>, now: Timestamp) -> Result<Vec<
         .map(|execution| (execution.plan.runbook.to_string(), execution.plan.disruptive))
         .collect();
     let failed_at = tx.failures(&incident.check, &incident.target)?;
+    // A rule may run another runbook than the check's own: what people said about either holds.
+    let checked = app.catalog.runbooks.get(&incident.check).unwrap_or(runbook);
     let hour_ago = now.checked_sub(SignedDuration::from_hours(1)).unwrap_or(Timestamp::MIN);
     let input = GuardInput {
         plan,
         now,
         kill_switch: tx.setting(KILL_SWITCH)?.filter(|switch| switch.value == "on").map(|switch| switch.changed_by),
-        mode: mode(app, tx, runbook)?,
-        exception: forbidding(&tx.exceptions()?, basis.finding, runbook, now),
+        mode: mode(app, tx, runbook)?.strictest(mode(app, tx, checked)?),
+        exception: forbidding(&tx.exceptions()?, basis.finding, (runbook, checked), now),
         tiers: remediate.map_or(&no_tiers, |remediate| &remediate.tiers),
         runbook_sha256: &runbook.sha256,
         unmet: remediate.map_or_else(Vec::new, |remediate| planning::unmet(remediate, basis, &plan.params)),
-        clock_trouble: clock_trouble(tx, incident, now)?,
+        clock_trouble: clock_trouble(app, tx, incident, now)?,
         in_flight: &in_flight,
         failed_at: &failed_at,
         attempts: incident.attempts_with(&runbook.sha256),
@@ -169,36 +172,56 @@ fn ask(app: &App, tx: &Tx<'_>, asked: &Asked<'_>, now: Timestamp) -> Result<Vec<
 pub(super) fn mode(app: &App, tx: &Tx<'_>, runbook: &Runbook) -> Result<Mode, StoreError> {
     let configured = app.config().heal.mode;
     let own = app.config().runbook(runbook.id.as_str()).mode.unwrap_or(Mode::Heal);
-    let set = tx.setting(MODE)?.and_then(|setting| setting.value.parse().ok()).unwrap_or(configured);
+    let read = |set: Setting| set.value.parse().map_err(|_| StoreError::Corrupt(format!("mode `{}`", set.value)));
+    let set = tx.setting(MODE)?.map(read).transpose()?.unwrap_or(configured);
     Ok(configured.strictest(set).strictest(own))
 }
 
-fn forbidding(exceptions: &[Exception], finding: &Finding, runbook: &Runbook, now: Timestamp) -> Option<String> {
+fn forbidding(
+    exceptions: &[Exception],
+    finding: &Finding,
+    (runbook, checked): (&Runbook, &Runbook),
+    now: Timestamp,
+) -> Option<String> {
+    let covers = |exception: &&Exception| {
+        exception.covers(finding, &checked.hipaa)
+            || exception.covers(finding, &runbook.hipaa)
+            || exception.scope.runbook.as_ref() == Some(&runbook.id)
+    };
     exceptions
         .iter()
-        .find(|exception| {
-            exception.forbids_healing() && exception.in_force(now) && exception.covers(finding, &runbook.hipaa)
-        })
+        .filter(|exception| exception.forbids_healing() && exception.in_force(now))
+        .find(covers)
         .map(|exception| exception.id.to_string())
 }
 
 /// A clock behind what was already written cannot be trusted with windows and pauses.
-fn clock_trouble(tx: &Tx<'_>, incident: &Incident, now: Timestamp) -> Result<Option<String>, StoreError> {
-    let seen = tx.findings()?.into_iter().map(|known| known.finding.observed_at);
-    let newest = seen.chain([incident.opened_at]).max();
-    Ok(newest
+///
+/// A clock that once jumped far ahead and came back left dates that lie years ahead: those hold nothing up for ever.
+fn clock_trouble(app: &App, tx: &Tx<'_>, incident: &Incident, now: Timestamp) -> Result<Option<String>, StoreError> {
+    const FAR: SignedDuration = SignedDuration::from_hours(7 * 24);
+    let running = |known: &KnownFinding| app.checks().any(|runbook| runbook.id == known.finding.check);
+    let seen = tx.findings()?.into_iter().filter(running).map(|known| known.finding.observed_at);
+    let opened = Some(incident.opened_at).filter(|at| at.duration_since(now) < FAR);
+    Ok(seen
+        .chain(opened)
+        .max()
         .filter(|newest| newest.duration_since(now) > SignedDuration::from_secs(60))
         .map(|newest| format!("it went back behind {newest}")))
 }
 
 fn approved(tx: &Tx<'_>, plan: &Plan, now: Timestamp) -> Result<Approved, StoreError> {
+    let open = |approval: &Approval| approval.incident == plan.incident && now < approval.expires_at;
     if let Origin::Person(who) = &plan.origin {
-        return Ok(Approved::By(who.clone()));
+        let rejected = tx.approvals(&["rejected"])?.into_iter().find(open).and_then(|approval| approval.decided_by);
+        return Ok(match rejected.filter(|rejected_by| rejected_by != who) {
+            Some(rejected_by) => Approved::Overruling { who: who.clone(), rejected_by },
+            None => Approved::By(who.clone()),
+        });
     }
     let hash = plan_sha256(plan);
-    let answered = tx.approvals(&["granted", "rejected"])?.into_iter().find(|approval| {
-        approval.incident == plan.incident && approval.plan_sha256 == hash && now < approval.expires_at
-    });
+    let answered = tx.approvals(&["granted", "rejected"])?.into_iter();
+    let answered = answered.filter(open).find(|approval| approval.plan_sha256 == hash);
     Ok(match answered {
         Some(approval) if approval.state == "granted" => Approved::By(approval.decided_by.unwrap_or_default()),
         Some(approval) => Approved::Rejected(approval.decided_by.unwrap_or_default()),

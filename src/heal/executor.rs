@@ -22,7 +22,7 @@ use super::look::look;
 use super::people::KILL_SWITCH;
 use super::proof::{Act, plan_detail, plan_sha256};
 use super::snapshot::Snapshot;
-use super::steps::{self, StepError, Tools};
+use super::steps::{self, MARK, StepError, Tools};
 
 /// Pause between two verifications.
 const RECHECK: Duration = Duration::from_secs(2);
@@ -283,6 +283,11 @@ impl Run<'_> {
         if !results.iter().any(StepResult::may_have_acted) {
             return self.give_up(results, why, false).await;
         }
+        // What a step left running could act again while it is undone.
+        let why = match self.app.host.end_leftovers(MARK, self.id.as_str()).await {
+            Ok(_) => why,
+            Err(error) => format!("{why}; {error}"),
+        };
         if self.plan.rollback.is_empty() {
             return self.give_up(results, why, true).await;
         }
@@ -368,9 +373,8 @@ impl Run<'_> {
                 detail.insert("change".to_owned(), json!(change));
                 detail.insert("incidentState".to_owned(), json!(incident.state.word()));
                 detail.insert("secondsOpen".to_owned(), json!(now.duration_since(incident.opened_at).as_secs()));
-                let act =
-                    app.action_entry(Act { outcome: word, reason: note, finding: &before, runbook: ran, detail }, now);
-                tx.append(&[act, app.check_entry(runbook, &after, false)], &app.seal_context())?;
+                let act = app.action_entry(Act { outcome: word, reason: note, finding: &before, runbook: ran, detail });
+                tx.append(&[act, app.check_entry(runbook, &after, false, None)], &app.seal_context())?;
                 Ok(incident)
             })
             .await?;

@@ -21,13 +21,19 @@ pub const MODE: &str = "mode";
 pub const KILL_SWITCH: &str = "kill_switch";
 
 /// A yes or a no.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Run exactly this plan, once.
-    Approve,
+    /// Run exactly the plan whose SHA-256 begins like this, once: a yes is to what was read, not to what came since.
+    Approve {
+        /// At least [`PREFIX`] hexadecimal digits.
+        plan: String,
+    },
     /// Do not.
     Reject,
 }
+
+/// Digits of a plan's SHA-256 that name it.
+pub const PREFIX: usize = 8;
 
 /// Sets the mode at run time.
 pub async fn set_mode(app: &App, mode: Mode, who: &str) -> Result<(), HealError> {
@@ -49,7 +55,7 @@ async fn change(app: &App, name: &'static str, value: &str, what: &str, who: &st
             let before = tx.setting(name)?.map(|setting| setting.value);
             tx.put_setting(name, &value, &who, now)?;
             let detail = Map::from_iter([("before".to_owned(), json!(before)), ("after".to_owned(), json!(value))]);
-            tx.append(&[app_.decision_entry(&what, &who, detail, now)], &app_.seal_context())?;
+            tx.append(&[app_.decision_entry(&what, &who, detail)], &app_.seal_context())?;
             Ok(())
         })
         .await?;
@@ -59,6 +65,13 @@ async fn change(app: &App, name: &'static str, value: &str, what: &str, who: &st
 /// Answers the open question about an incident.
 pub async fn answer(app: &App, incident: &RecordId, answer: Answer, who: &str) -> Result<Approval, HealError> {
     let who = named(who)?;
+    if let Answer::Approve { plan } = &answer
+        && (plan.len() < PREFIX || !plan.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
+    {
+        let why =
+            format!("`{plan}` is no plan: give at least {PREFIX} of its hexadecimal digits, as `incident show` does");
+        return Err(HealError::Refused(why));
+    }
     let now = app.clock.now();
     let (app_, incident) = (app.clone(), incident.clone());
     let answered = app
@@ -70,8 +83,15 @@ pub async fn answer(app: &App, incident: &RecordId, answer: Answer, who: &str) -
                 .find(|approval| approval.incident == incident && now < approval.expires_at);
             let mut approval =
                 open.ok_or_else(|| StoreError::NotThere(format!("incident {incident} has no open question")))?;
-            let (state, what) = match answer {
-                Answer::Approve => ("granted", "approved"),
+            let (state, what) = match &answer {
+                Answer::Approve { plan } if !approval.plan_sha256.starts_with(plan.as_str()) => {
+                    let now = approval.plan_sha256.get(..PREFIX).unwrap_or_default();
+                    let why = format!("incident {incident} waits with another plan ({now}) than {plan}");
+                    return Err(StoreError::NotThere(format!(
+                        "{why}; look at it with `malachor incident show {incident}`"
+                    )));
+                }
+                Answer::Approve { .. } => ("granted", "approved"),
                 Answer::Reject => ("rejected", "rejected"),
             };
             state.clone_into(&mut approval.state);
@@ -82,7 +102,7 @@ pub async fn answer(app: &App, incident: &RecordId, answer: Answer, who: &str) -
                 ("approval".to_owned(), json!(approval.id.as_str())),
                 ("plan".to_owned(), json!(approval.plan_sha256)),
             ]);
-            tx.append(&[app_.decision_entry(&format!("plan {what}"), &who, detail, now)], &app_.seal_context())?;
+            tx.append(&[app_.decision_entry(&format!("plan {what}"), &who, detail)], &app_.seal_context())?;
             Ok(approval)
         })
         .await?;
@@ -100,7 +120,6 @@ pub async fn add_exception(app: &App, exception: Exception) -> Result<(), HealEr
     {
         return Err(HealError::Refused(format!("no runbook is called `{runbook}`")));
     }
-    let now = app.clock.now();
     let app_ = app.clone();
     app.store
         .write(move |tx| {
@@ -109,10 +128,7 @@ pub async fn add_exception(app: &App, exception: Exception) -> Result<(), HealEr
                 Ok(Value::Object(detail)) => detail,
                 _ => Map::new(),
             };
-            tx.append(
-                &[app_.decision_entry("exception added", &exception.approver, detail, now)],
-                &app_.seal_context(),
-            )?;
+            tx.append(&[app_.decision_entry("exception added", &exception.approver, detail)], &app_.seal_context())?;
             Ok(())
         })
         .await?;
@@ -128,7 +144,7 @@ pub async fn remove_exception(app: &App, id: &RecordId, who: &str) -> Result<(),
         .write(move |tx| {
             tx.remove_exception(&id, &who, now)?;
             let detail = Map::from_iter([("id".to_owned(), json!(id.as_str()))]);
-            tx.append(&[app_.decision_entry("exception removed", &who, detail, now)], &app_.seal_context())?;
+            tx.append(&[app_.decision_entry("exception removed", &who, detail)], &app_.seal_context())?;
             Ok(())
         })
         .await?;
@@ -182,7 +198,7 @@ pub async fn accept_baseline(app: &App, check: &CheckId, reason: &str, who: &str
                 ("changes".to_owned(), json!(changed)),
                 ("reason".to_owned(), json!(baseline.reason)),
             ]);
-            let entry = app_.decision_entry("baseline accepted", &baseline.accepted_by, detail, now);
+            let entry = app_.decision_entry("baseline accepted", &baseline.accepted_by, detail);
             tx.append(&[entry], &app_.seal_context())?;
             Ok(baseline)
         })
@@ -220,10 +236,7 @@ pub async fn notices(app: &App) -> Result<(), HealError> {
                         ("id".to_owned(), json!(id)),
                         ("expires".to_owned(), json!(exception.expires.to_string())),
                     ]);
-                    tx.append(
-                        &[app_.decision_entry("exception expired", "malachor", detail, now)],
-                        &app_.seal_context(),
-                    )?;
+                    tx.append(&[app_.decision_entry("exception expired", "malachor", detail)], &app_.seal_context())?;
                     tracing::warn!(
                         exception = id,
                         "exception {id} has expired; what it covered counts and heals again"

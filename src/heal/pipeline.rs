@@ -24,6 +24,9 @@ use super::look::look;
 use super::proof::{Act, plan_detail, plan_sha256};
 use super::recover::recover_check;
 
+/// Pause before a failure is looked at again to confirm it.
+const CONFIRM: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// How far a run may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -57,7 +60,9 @@ pub async fn run_check(app: &App, runbook: &Runbook, reach: Reach) -> Result<Che
     let finding = look(app, runbook).await;
     let (known, incident) = record(app, runbook, finding, begun).await?;
     events::checked(&known.finding, known.since == known.finding.observed_at);
-    let Some(incident) = incident.filter(|incident| incident.may_be_decided(&runbook.sha256)) else {
+    // What could not be looked at is neither decided about nor healed.
+    let decided = incident.filter(|incident| known.finding.verdict == Verdict::Fail && may_be_decided(app, incident));
+    let Some(incident) = decided else {
         return Ok(CheckRun { known, incident: None, proposal: None, outcome: None });
     };
     let Some((incident, proposal)) = decide(app, runbook, incident, &known.finding).await? else {
@@ -71,26 +76,47 @@ pub async fn run_check(app: &App, runbook: &Runbook, reach: Reach) -> Result<Che
     Ok(CheckRun { known, incident: Some(incident), proposal: Some(proposal), outcome })
 }
 
-/// Carries out what a named person asks for about a failing check, within the guards; `None` where nothing fails.
-pub async fn apply_for(app: &App, run: &CheckRun, who: &str) -> Result<Option<(Proposal, Option<Outcome>)>, HealError> {
-    let finding = run.known.finding.clone();
-    if finding.verdict != Verdict::Fail {
-        return Ok(None);
-    }
-    let (app_, looked_at, who, now) = (app.clone(), finding.clone(), who.to_owned(), app.clock.now());
-    let proposal = app.store.read(move |tx| {
-        let Some(incident) = tx.open_incident(&looked_at.check, &looked_at.target)? else { return Ok(None) };
-        propose_for(&app_, tx, (&incident, &looked_at), &who, now).map(Some)
-    });
-    let Some(proposal) = proposal.await? else { return Ok(None) };
-    let outcome = match (&proposal.plan, &proposal.decision) {
-        (Ok(plan), Decision::Go) => Some(executor::execute(app, plan, &finding).await?),
-        _ => None,
-    };
-    Ok(Some((proposal, outcome)))
+fn may_be_decided(app: &App, incident: &Incident) -> bool {
+    let last = app.catalog.runbooks.get(incident.last_runbook());
+    incident.may_be_decided(last.map_or("", |runbook| &runbook.sha256))
 }
 
-/// Commits a finding: its row, its incident, and an entry if anything changed; one transaction.
+/// Runs a check as a named person wants it looked at: again until a failure that needs confirming is confirmed.
+pub async fn run_confirmed(app: &App, runbook: &Runbook) -> Result<CheckRun, HealError> {
+    loop {
+        let run = run_check(app, runbook, Reach::Record).await?;
+        let failing = run.known.finding.verdict == Verdict::Fail;
+        if !failing || run.known.fails_in_row >= runbook.confirm {
+            return Ok(run);
+        }
+        tokio::time::sleep(CONFIRM).await;
+    }
+}
+
+/// What a named person's `heal` would do about a failing check; `None` where nothing fails or an exception silences it.
+///
+/// Asked by `--dry-run` and by `--apply`: what is shown is what runs.
+pub async fn propose_to(app: &App, run: &CheckRun, who: &str) -> Result<Option<Proposal>, HealError> {
+    if run.known.finding.verdict != Verdict::Fail {
+        return Ok(None);
+    }
+    let (app_, finding, who, now) = (app.clone(), run.known.finding.clone(), who.to_owned(), app.clock.now());
+    let proposal = app.store.read(move |tx| {
+        let Some(incident) = tx.open_incident(&finding.check, &finding.target)? else { return Ok(None) };
+        propose_for(&app_, tx, (&incident, &finding), &who, now).map(Some)
+    });
+    Ok(proposal.await?)
+}
+
+/// Carries out a proposal that the guards let through; `None` where they did not.
+pub async fn apply(app: &App, run: &CheckRun, proposal: &Proposal) -> Result<Option<Outcome>, HealError> {
+    match (&proposal.plan, &proposal.decision) {
+        (Ok(plan), Decision::Go) => executor::execute(app, plan, &run.known.finding).await.map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Commits a finding: its row, its incident, and an entry if either changed; one transaction.
 ///
 /// Where another process looked or healed since this look began, what it found may be no more: what is known stays.
 pub(super) async fn record(
@@ -117,12 +143,15 @@ pub(super) async fn record(
             let known = tx.put_finding(&finding)?;
             let silenced = exception::excepted(&tx.exceptions()?, &known.finding, &runbook.hipaa, now) == Excepted::Yes;
             let open = tx.open_incident(&finding.check, &finding.target)?;
+            let was = open.as_ref().map(|open| open.state);
             let incident = follow(open, &known, runbook, (id, silenced), now);
             if let Some(incident) = &incident {
                 tx.put_incident(incident)?;
             }
-            if before.is_none_or(|before| changed(&before.finding, &finding)) {
-                tx.append(&[app_.check_entry(runbook, &finding, silenced)], &app_.seal_context())?;
+            let moved = incident.as_ref().map(|now| now.state) != was;
+            if moved || before.is_none_or(|before| changed(&before.finding, &finding)) {
+                let moved = incident.as_ref().filter(|_| moved);
+                tx.append(&[app_.check_entry(runbook, &finding, silenced, moved)], &app_.seal_context())?;
             }
             Ok((known, incident))
         })
@@ -229,6 +258,12 @@ async fn decide(
             let proposal = propose(&app_, tx, &incident, &finding, now)?;
             let mut after = incident.clone();
             after.plan = proposal.plan.clone().ok();
+            let asked_anew = match (&proposal.decision, &proposal.plan) {
+                (Decision::Ask(_), Ok(plan)) => ask_person(&app_, tx, plan, approval_id, now)?,
+                (_, Ok(_)) => false,
+                // There is no plan any more that a yes could be about.
+                (_, Err(_)) => withdraw_questions(tx, &incident.id)?,
+            };
             let (event, outcome, note) = match &proposal.decision {
                 Decision::Go => (None, "", incident.note.clone()),
                 Decision::Refuse(why) => (Some(IncidentEvent::Plan), "refused", why.clone()),
@@ -240,18 +275,17 @@ async fn decide(
             if let Some(event) = event {
                 after.apply(event, note.clone(), now).map_err(|error| StoreError::Corrupt(error.to_string()))?;
             }
-            if let (Decision::Ask(_), Ok(plan)) = (&proposal.decision, &proposal.plan) {
-                ask_person(&app_, tx, plan, approval_id, now)?;
-            }
             tx.put_incident(&after)?;
-            if after.state != incident.state
+            if (asked_anew || after.state != incident.state)
                 && let Some(runbook) = app_.catalog.runbooks.get(&check)
             {
                 tx.append(
-                    &[proposed_entry(&app_, runbook, &finding, &proposal, (outcome, note), now)],
+                    &[proposed_entry(&app_, runbook, &finding, &proposal, (outcome, note))],
                     &app_.seal_context(),
                 )?;
-                events::moved(&after);
+                if after.state != incident.state {
+                    events::moved(&after);
+                }
             }
             Ok(Some((after, proposal)))
         })
@@ -265,43 +299,54 @@ fn proposed_entry(
     finding: &Finding,
     proposal: &Proposal,
     (outcome, reason): (&'static str, String),
-    now: Timestamp,
 ) -> Scrubbed<EntryDraft> {
     let mut detail = proposal.plan.as_ref().map(plan_detail).unwrap_or_default();
     let said = proposal.answers.iter().filter(|answer| answer.verdict != crate::domain::guard::GuardVerdict::Pass);
     let guards: Vec<Value> = said
-        .map(|answer| json!({"guard": answer.guard, "verdict": answer.verdict.word(), "say": answer.say}))
+        .map(|answer| json!({"guard": answer.guard, "verdict": answer.verdict.word(), "say": app.cap(&answer.say)}))
         .collect();
     detail.insert("guards".to_owned(), Value::Array(guards));
-    app.action_entry(Act { outcome, reason, finding, runbook, detail }, now)
+    app.action_entry(Act { outcome, reason, finding, runbook, detail })
 }
 
-/// Asks once per plan: another plan for the same incident replaces the question.
+/// Asks once per plan: another plan for the same incident replaces the question. Says whether it is a new question.
 fn ask_person(
     app: &App,
     tx: &Tx<'_>,
     plan: &crate::domain::plan::Plan,
     id: RecordId,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let hash = plan_sha256(plan);
-    for mut approval in
-        tx.approvals(&["pending", "granted"])?.into_iter().filter(|approval| approval.incident == plan.incident)
-    {
-        if approval.plan_sha256 == hash && now < approval.expires_at {
-            return Ok(());
-        }
-        "expired".clone_into(&mut approval.state);
-        tx.put_approval(&approval)?;
+    let mut open = tx.approvals(&["pending", "granted"])?.into_iter();
+    if open.any(|open| open.incident == plan.incident && open.plan_sha256 == hash && now < open.expires_at) {
+        return Ok(false);
     }
+    withdraw_questions(tx, &plan.incident)?;
     let life = crate::domain::time::signed(app.config().heal.approval_expires.0);
+    let lapses = now.checked_add(life).unwrap_or(Timestamp::MAX);
+    // A yes given in time must still hold in the window it is for.
+    let window_ends = if plan.disruptive { app.windows.next_end(now) } else { None };
     tx.put_approval(&Approval {
         id,
         incident: plan.incident.clone(),
         plan_sha256: hash,
         state: "pending".to_owned(),
         requested_at: now,
-        expires_at: now.checked_add(life).unwrap_or(Timestamp::MAX),
+        expires_at: window_ends.map_or(lapses, |end| lapses.max(end)),
         decided_by: None,
-    })
+    })?;
+    Ok(true)
+}
+
+/// Ends the open questions about an incident; says whether there were any.
+fn withdraw_questions(tx: &Tx<'_>, incident: &RecordId) -> Result<bool, StoreError> {
+    let open = tx.approvals(&["pending", "granted"])?.into_iter().filter(|approval| approval.incident == *incident);
+    let mut any = false;
+    for mut approval in open {
+        "expired".clone_into(&mut approval.state);
+        tx.put_approval(&approval)?;
+        any = true;
+    }
+    Ok(any)
 }

@@ -11,11 +11,14 @@ use crate::domain::entry::{EntryDraft, EntryKind, RunbookRef, Subject};
 use crate::domain::exception::excepted;
 use crate::domain::finding::{Excepted, Finding, Posture, Verdict, fresh_verdict};
 use crate::domain::id::CheckId;
-use crate::domain::plan::{Applied, Origin, Plan};
+use crate::domain::incident::Incident;
+use crate::domain::plan::{Applied, Origin, Plan, PlannedAction};
 use crate::domain::runbook::Runbook;
 use crate::domain::time::signed;
 use crate::phi::Scrubbed;
 use crate::store::{Execution, StoreError, Tx};
+
+use crate::telemetry::events;
 
 use super::HealError;
 use super::journal::StepResult;
@@ -41,8 +44,19 @@ pub(super) struct Act<'a> {
 
 impl App {
     /// A check's result.
-    pub(super) fn check_entry(&self, runbook: &Runbook, finding: &Finding, silenced: bool) -> Scrubbed<EntryDraft> {
+    pub(super) fn check_entry(
+        &self,
+        runbook: &Runbook,
+        finding: &Finding,
+        silenced: bool,
+        moved: Option<&Incident>,
+    ) -> Scrubbed<EntryDraft> {
         let mut detail = Map::new();
+        detail.insert("observedAt".to_owned(), json!(finding.observed_at.to_string()));
+        if let Some(incident) = moved {
+            detail.insert("incident".to_owned(), json!(incident.id.as_str()));
+            detail.insert("incidentState".to_owned(), json!(incident.state.word()));
+        }
         detail.insert("verdict".to_owned(), json!(finding.verdict.word()));
         detail.insert("severity".to_owned(), json!(runbook.severity.word()));
         let reasons: Vec<Value> = finding
@@ -54,43 +68,45 @@ impl App {
         if silenced {
             detail.insert("excepted".to_owned(), json!(true));
         }
-        self.draft(
-            EntryKind::Check,
-            Some(finding.verdict.word()),
-            runbook,
-            finding,
-            self.first_say(finding),
-            detail,
-            finding.observed_at,
-        )
+        let say = self.first_say(finding);
+        self.draft(EntryKind::Check, Some(finding.verdict.word()), (runbook, finding), say, detail)
     }
 
     /// An act on a finding.
-    pub(super) fn action_entry(&self, act: Act<'_>, now: Timestamp) -> Scrubbed<EntryDraft> {
+    pub(super) fn action_entry(&self, act: Act<'_>) -> Scrubbed<EntryDraft> {
         let Act { outcome, reason, finding, runbook, detail } = act;
-        self.draft(EntryKind::Action, Some(outcome), runbook, finding, Some(self.cap(&reason)), detail, now)
+        self.draft(EntryKind::Action, Some(outcome), (runbook, finding), Some(self.cap(&reason)), detail)
     }
 
     /// A person's decision about the appliance as a whole: mode, switch, exception.
-    pub(super) fn decision_entry(
-        &self,
-        what: &str,
-        who: &str,
-        detail: Map<String, Value>,
-        now: Timestamp,
-    ) -> Scrubbed<EntryDraft> {
+    pub(super) fn decision_entry(&self, what: &str, who: &str, detail: Map<String, Value>) -> Scrubbed<EntryDraft> {
         let mut detail = detail;
+        for value in detail.values_mut() {
+            if let Value::String(text) = value {
+                *text = self.cap(text);
+            }
+        }
         detail.insert("decision".to_owned(), json!(what));
-        detail.insert("by".to_owned(), json!(who));
-        self.plain(EntryKind::Action, Some("recorded"), Some(what.to_owned()), detail, now)
+        detail.insert("by".to_owned(), json!(self.cap(who)));
+        self.plain(EntryKind::Action, Some("recorded"), Some(what.to_owned()), detail)
     }
 
     /// An execution that can be neither verified nor undone.
-    pub(super) fn abandoned_entry(&self, execution: &Execution, why: String, now: Timestamp) -> Scrubbed<EntryDraft> {
+    pub(super) fn abandoned_entry(&self, execution: &Execution, why: String) -> Scrubbed<EntryDraft> {
         let mut detail = plan_detail(&execution.plan);
         detail.insert("execution".to_owned(), json!(execution.id.as_str()));
         detail.insert("runbook".to_owned(), json!(execution.plan.runbook.as_str()));
-        self.plain(EntryKind::Action, Some("failed"), Some(why), detail, now)
+        self.plain(EntryKind::Action, Some("failed"), Some(why), detail)
+    }
+
+    /// An incident nobody looks after any more.
+    pub(super) fn withdrawn_entry(&self, incident: &Incident, why: String) -> Scrubbed<EntryDraft> {
+        let detail = Map::from_iter([
+            ("incident".to_owned(), json!(incident.id.as_str())),
+            ("check".to_owned(), json!(incident.check.as_str())),
+            ("incidentState".to_owned(), json!(incident.state.word())),
+        ]);
+        self.plain(EntryKind::Action, Some("recorded"), Some(why), detail)
     }
 
     fn plain(
@@ -99,12 +115,10 @@ impl App {
         outcome: Option<&str>,
         reason: Option<String>,
         detail: Map<String, Value>,
-        now: Timestamp,
     ) -> Scrubbed<EntryDraft> {
         let digest = self.identity.commit(Value::Object(detail.clone()).to_string().as_bytes());
         self.scrubber.scrub(EntryDraft {
             kind,
-            claimed_at: now,
             subject: Subject { name: self.identity.subject(), sha256: digest },
             controls: Vec::new(),
             outcome: outcome.map(str::to_owned),
@@ -114,20 +128,16 @@ impl App {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one value per field of the statement, private to this file")]
     fn draft(
         &self,
         kind: EntryKind,
         outcome: Option<&str>,
-        runbook: &Runbook,
-        finding: &Finding,
+        (runbook, finding): (&Runbook, &Finding),
         reason: Option<String>,
         detail: Map<String, Value>,
-        now: Timestamp,
     ) -> Scrubbed<EntryDraft> {
         self.scrubber.scrub(EntryDraft {
             kind,
-            claimed_at: now,
             subject: Subject { name: self.identity.subject(), sha256: self.facts_commitment(finding) },
             controls: runbook.hipaa.clone(),
             outcome: outcome.map(str::to_owned),
@@ -145,7 +155,7 @@ impl App {
     }
 
     /// Text for a statement: scrubbed whole, then cut. The other way round, half an identifier would look like none.
-    fn cap(&self, text: &str) -> String {
+    pub(super) fn cap(&self, text: &str) -> String {
         cut(&self.scrubber.text(text))
     }
 
@@ -156,11 +166,13 @@ impl App {
     /// The steps and what they did as part of a statement.
     pub(super) fn steps_detail(&self, plan: &Plan, results: &[StepResult]) -> Value {
         let steps = plan.steps.iter().zip(results).take(STEPS_CAP).map(|(step, result)| {
+            let is_file = matches!(step.action, PlannedAction::File { .. });
             let step = self.cap(&step.line());
             match result {
                 StepResult::Done(Applied::Kept) => json!({"step": step, "result": "kept"}),
                 StepResult::Done(Applied::Repaired(what)) => {
-                    json!({"step": step, "result": "repaired", "what": self.cap(what)})
+                    let what = if is_file { changed_lines(what) } else { self.cap(what) };
+                    json!({"step": step, "result": "repaired", "what": what})
                 }
                 StepResult::Failed(why) => json!({"step": step, "result": "failed", "what": self.cap(why)}),
                 StepResult::NotBegun(why) => json!({"step": step, "result": "not_begun", "what": self.cap(why)}),
@@ -169,6 +181,12 @@ impl App {
         });
         Value::Array(steps.collect())
     }
+}
+
+/// How much of a file changed. Its lines stay in the journal: configuration may hold passwords, which no detector knows.
+fn changed_lines(diff: &str) -> String {
+    let count = |sign: char| diff.lines().skip(2).filter(|line| line.starts_with(sign)).count();
+    format!("{} lines added, {} removed", count('+'), count('-'))
 }
 
 /// SHA-256 of exactly this plan: what an approval is bound to.
@@ -234,6 +252,7 @@ pub async fn heartbeat(app: &App) -> Result<(), HealError> {
         .write(move |tx| {
             let verdicts = verdicts(&app_, tx, now)?;
             let posture = Posture::count(verdicts.iter().map(|(_, verdict, excepted)| (*verdict, *excepted)));
+            events::posture(&posture);
             let mut detail = Map::new();
             detail.insert("posture".to_owned(), serde_json::to_value(posture).unwrap_or(Value::Null));
             let checks = verdicts.iter().map(|(check, verdict, _)| (check.to_string(), json!(verdict.word())));
@@ -246,7 +265,7 @@ pub async fn heartbeat(app: &App) -> Result<(), HealError> {
             let covered = covered.take(CHECKS_CAP).map(|(check, ..)| json!(check.as_str()));
             detail.insert("excepted".to_owned(), Value::Array(covered.collect()));
             detail.insert("openIncidents".to_owned(), json!(tx.incidents(false)?.len()));
-            tx.append(&[app_.plain(EntryKind::Heartbeat, None, None, detail, now)], &app_.seal_context())?;
+            tx.append(&[app_.plain(EntryKind::Heartbeat, None, None, detail)], &app_.seal_context())?;
             Ok(())
         })
         .await?;
@@ -278,7 +297,7 @@ pub async fn schedule(app: &App) -> Result<(), HealError> {
             if checks.len() <= CHECKS_CAP {
                 detail.insert("checks".to_owned(), Value::Object(checks));
             }
-            tx.append(&[app_.plain(EntryKind::Schedule, None, None, detail, now)], &app_.seal_context())?;
+            tx.append(&[app_.plain(EntryKind::Schedule, None, None, detail)], &app_.seal_context())?;
             Ok(())
         })
         .await?;

@@ -17,6 +17,30 @@ pub async fn recover(app: &App) -> Result<usize, HealError> {
     recover_where(app, |_| true).await
 }
 
+/// Closes the incidents of checks that run here no more: nobody will ever look again whether they pass.
+pub async fn retire(app: &App) -> Result<(), HealError> {
+    let (app_, now) = (app.clone(), app.clock.now());
+    app.store
+        .write(move |tx| {
+            let running: Vec<_> = tx.open_executions()?.into_iter().map(|execution| execution.plan.incident).collect();
+            for mut incident in tx.incidents(false)? {
+                let looked_at = app_.checks().any(|runbook| runbook.id == incident.check);
+                if looked_at || incident.state.is_acting() || running.contains(&incident.id) {
+                    continue;
+                }
+                let why = format!("withdrawn: {} runs here no more", incident.check);
+                if incident.apply(IncidentEvent::Pass, why.clone(), now).is_ok() {
+                    tx.put_incident(&incident)?;
+                    tx.append(&[app_.withdrawn_entry(&incident, why)], &app_.seal_context())?;
+                    events::moved(&incident);
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
 /// The same for the executions of one check, before it is looked at again.
 pub(super) async fn recover_check(app: &App, check: &CheckId) -> Result<usize, HealError> {
     let check = check.clone();
@@ -112,7 +136,7 @@ async fn abandon(app: &App, execution: &Execution, why: &str) -> Result<(), Heal
                 tx.put_incident(&incident)?;
             }
             tx.end_execution(&execution.id, Outcome::Failed(String::new()).word(), now)?;
-            tx.append(&[app_.abandoned_entry(&execution, why, now)], &app_.seal_context()).map(drop)
+            tx.append(&[app_.abandoned_entry(&execution, why)], &app_.seal_context()).map(drop)
         })
         .await?;
     Ok(())

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::planning::Keep;
-use crate::host::{Cmd, FileKind, Host, HostError};
+use crate::host::{Cmd, Host, HostError};
 
 use super::units::{UnitState, systemctl, unit_state};
 
@@ -86,17 +86,12 @@ async fn ruleset(host: &Host) -> Result<String, HostError> {
 }
 
 fn keep_file(host: &Host, path: &str) -> Result<KeptFile, HostError> {
-    let was = match host.stat(path) {
-        Err(HostError::Missing(_)) => None,
-        Err(error) => return Err(error),
-        Ok(stat) if stat.kind == FileKind::File => Some(KeptContent {
-            base64: STANDARD.encode(host.read_bytes(path)?),
-            mode: stat.mode,
-            uid: stat.uid,
-            gid: stat.gid,
-        }),
-        Ok(_) => return Err(HostError::Garbage { what: path.to_owned(), why: "is not a regular file".to_owned() }),
-    };
+    let was = host.read_unfollowed(path)?.map(|(stat, bytes)| KeptContent {
+        base64: STANDARD.encode(bytes),
+        mode: stat.mode,
+        uid: stat.uid,
+        gid: stat.gid,
+    });
     Ok(KeptFile { path: path.to_owned(), was })
 }
 

@@ -197,6 +197,12 @@ async fn arm(tools: Tools<'_>, file: &str, revert_after_s: u64) -> Result<(), Ho
     let keep = tools.work.join(format!("{}.nft", tools.execution));
     let kept = keep.display().to_string();
     write_private(&keep, old).map_err(|error| HostError::Io { what: kept.clone(), why: error.to_string() })?;
+    if let Err(error) = host.run_ok(Cmd::new(["nft", "--check", "-f", &kept])).await {
+        std::fs::remove_file(&keep).ok();
+        // Rules of iptables-nft are listed in a form nft itself does not read: there would be no way back.
+        let what = "the running ruleset cannot be put back from its own listing, so nothing is loaded".to_owned();
+        return Err(HostError::Io { what, why: error.to_string() });
+    }
     let unit = format!("--unit={}", dead_man(tools.execution));
     let after = format!("--on-active={revert_after_s}s");
     host.run_ok(Cmd::new(["systemd-run", "--quiet", "--collect", &unit, &after, "nft", "-f", &kept])).await.map(drop)
@@ -211,8 +217,10 @@ pub(super) async fn disarm(host: &Host, work: &Path, execution: &RecordId) -> Re
         return Ok(());
     }
     let timer = format!("{}.timer", dead_man(execution));
-    host.run_ok(Cmd::new(["systemctl", "stop", &timer])).await?;
-    std::fs::remove_file(&kept).map_err(|error| HostError::from_io(&kept.display().to_string(), &error))
+    let stopped = host.run_ok(Cmd::new(["systemctl", "stop", &timer])).await;
+    // The timer holds its own copy of the name only: where it has fired already, the file is of no use any more.
+    let removed = std::fs::remove_file(&kept).map_err(|error| HostError::from_io(&kept.display().to_string(), &error));
+    stopped.map(drop).and(removed)
 }
 
 fn dead_man(execution: &RecordId) -> String {

@@ -11,6 +11,8 @@ use super::{Host, HostError, Programs};
 /// Directories searched for programs, NixOS's first; the caller's PATH is not trusted.
 const PATH: &str =
     "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long the rest of a program's output is waited for once it has ended.
+const REST: Duration = Duration::from_secs(2);
 /// Output kept of one program unless the command asks for another cap.
 const OUTPUT_CAP: usize = 1024 * 1024;
 
@@ -179,17 +181,35 @@ async fn run_live(cmd: Cmd) -> Result<Output, HostError> {
             pipe.write_all(bytes).await.ok();
         }
     };
-    let talk = async { tokio::join!(feed, drain(stdout, cmd.cap), drain(stderr, cmd.cap), child.wait()) };
-    let Ok(((), out, err, status)) = tokio::time::timeout(cmd.timeout, talk).await else {
+    let (mut out, mut err) = (Kept::new(cmd.cap), Kept::new(cmd.cap));
+    let status = {
+        let mut talk = std::pin::pin!(async { tokio::join!(feed, out.drain(stdout), err.drain(stderr)) });
+        let mut said_all = false;
+        let end = async {
+            loop {
+                tokio::select! {
+                    status = child.wait() => break status,
+                    // It closed its streams and goes on.
+                    _ = &mut talk, if !said_all => said_all = true,
+                }
+            }
+        };
+        let Ok(status) = tokio::time::timeout(cmd.timeout, end).await else {
+            drop(group);
+            return Err(HostError::Timeout { what: program.clone(), seconds: cmd.timeout.as_secs() });
+        };
+        // Nothing it started outlives it; what left its group may hold the streams for ever, and is not waited for.
         drop(group);
-        return Err(HostError::Timeout { what: program.clone(), seconds: cmd.timeout.as_secs() });
+        if !said_all {
+            tokio::time::timeout(REST, talk).await.ok();
+        }
+        status.map_err(|error| HostError::from_io(program, &error))?
     };
-    let status = status.map_err(|error| HostError::from_io(program, &error))?;
     Ok(Output {
         status: exit_code(status),
-        truncated: out.1 || err.1,
-        stdout: String::from_utf8_lossy(&out.0).into_owned(),
-        stderr: String::from_utf8_lossy(&err.0).into_owned(),
+        truncated: out.truncated || err.truncated,
+        stdout: String::from_utf8_lossy(&out.bytes).into_owned(),
+        stderr: String::from_utf8_lossy(&err.bytes).into_owned(),
     })
 }
 
@@ -216,17 +236,29 @@ fn find(program: &str) -> Result<std::path::PathBuf, HostError> {
         .ok_or_else(|| HostError::Missing(program.to_owned()))
 }
 
-/// Reads to the end but keeps only `cap` bytes, so a program that prints a gigabyte neither blocks nor fills memory.
-async fn drain(pipe: Option<impl AsyncRead + Unpin>, cap: usize) -> (Vec<u8>, bool) {
-    let Some(mut pipe) = pipe else { return (Vec::new(), false) };
-    let (mut kept, mut chunk, mut truncated) = (Vec::new(), vec![0_u8; 16 * 1024], false);
-    loop {
-        match pipe.read(&mut chunk).await {
-            Ok(0) | Err(_) => return (kept, truncated),
-            Ok(read) => {
-                let room = cap.saturating_sub(kept.len());
-                kept.extend(chunk.iter().take(read.min(room)));
-                truncated |= read > room;
+/// What a program printed: read to the end, kept up to a cap, so that a gigabyte neither blocks nor fills memory.
+struct Kept {
+    bytes: Vec<u8>,
+    truncated: bool,
+    cap: usize,
+}
+
+impl Kept {
+    fn new(cap: usize) -> Self {
+        Self { bytes: Vec::new(), truncated: false, cap }
+    }
+
+    async fn drain(&mut self, pipe: Option<impl AsyncRead + Unpin>) {
+        let Some(mut pipe) = pipe else { return };
+        let mut chunk = vec![0_u8; 16 * 1024];
+        loop {
+            match pipe.read(&mut chunk).await {
+                Ok(0) | Err(_) => return,
+                Ok(read) => {
+                    let room = self.cap.saturating_sub(self.bytes.len());
+                    self.bytes.extend(chunk.iter().take(read.min(room)));
+                    self.truncated |= read > room;
+                }
             }
         }
     }
@@ -267,6 +299,18 @@ mod tests {
         assert_eq!(error.kind(), crate::domain::finding::ProblemKind::Timeout);
         let left = on_runtime(Host::live().run(Cmd::new(["pgrep", "-f", &format!("^sleep {mark}$")]))).unwrap();
         assert_eq!(left.stdout, "", "children must not outlive their group");
+    }
+
+    /// A daemon it leaves behind holds its streams open: it has answered all the same.
+    #[test]
+    fn a_program_that_ended_is_not_waited_for_because_of_what_it_left_behind() {
+        let mark = format!("27{}", std::process::id());
+        let cmd = Cmd::new(["sh", "-c", &format!("echo done; setsid sleep {mark} & exit 0")]);
+        let begun = tokio::time::Instant::now();
+        let output = on_runtime(Host::live().run(cmd.timeout(Duration::from_secs(25)))).unwrap();
+        assert_eq!((output.status, output.stdout.as_str()), (0, "done\n"));
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        on_runtime(Host::live().run(Cmd::new(["pkill", "-f", &format!("^sleep {mark}$")]))).unwrap();
     }
 
     #[test]

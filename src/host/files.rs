@@ -88,6 +88,34 @@ impl Host {
         }
     }
 
+    /// A file and what it is, read through one handle that follows no link: nobody can put another one in between.
+    ///
+    /// `None` where there is none.
+    pub fn read_unfollowed(&self, path: &str) -> Result<Option<(Stat, Vec<u8>)>, HostError> {
+        let io = |error: std::io::Error| HostError::from_io(path, &error);
+        let not_regular = || HostError::Garbage { what: path.to_owned(), why: "is not a regular file".to_owned() };
+        let mut options = std::fs::OpenOptions::new();
+        let flags = NO_WAITING | OFlags::NOFOLLOW.bits().cast_signed();
+        let file = match options.read(true).custom_flags(flags).open(self.path(path)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                return Err(not_regular());
+            }
+            Err(error) => return Err(io(error)),
+        };
+        let stat = stat_of(&file.metadata().map_err(io)?);
+        if stat.kind != FileKind::File {
+            return Err(not_regular());
+        }
+        let mut bytes = Vec::new();
+        file.take(READ_CAP + 1).read_to_end(&mut bytes).map_err(io)?;
+        if bytes.len() as u64 > READ_CAP {
+            return Err(HostError::Garbage { what: path.to_owned(), why: "larger than 4 MiB".to_owned() });
+        }
+        Ok(Some((stat, bytes)))
+    }
+
     /// The first `count` bytes of a file, or all there are.
     pub fn head(&self, path: &str, count: u64) -> Result<Vec<u8>, HostError> {
         let file = self.open_file(path)?;
@@ -138,20 +166,7 @@ impl Host {
     /// What a path is, without following a link.
     pub fn stat(&self, path: &str) -> Result<Stat, HostError> {
         let meta = std::fs::symlink_metadata(self.path(path)).map_err(|error| HostError::from_io(path, &error))?;
-        let kind = match meta.file_type() {
-            kind if kind.is_file() => FileKind::File,
-            kind if kind.is_dir() => FileKind::Dir,
-            kind if kind.is_symlink() => FileKind::Link,
-            _ => FileKind::Other,
-        };
-        Ok(Stat {
-            kind,
-            mode: meta.permissions().mode() & 0o7777,
-            uid: meta.uid(),
-            gid: meta.gid(),
-            size: meta.len(),
-            modified: Timestamp::new(meta.mtime(), 0).ok(),
-        })
+        Ok(stat_of(&meta))
     }
 
     /// Whether something is there, a dangling link included.
@@ -219,6 +234,23 @@ impl Host {
             remove_if_there(&full)
         };
         remove().map_err(|error| HostError::from_io(path, &error))
+    }
+}
+
+fn stat_of(meta: &std::fs::Metadata) -> Stat {
+    let kind = match meta.file_type() {
+        kind if kind.is_file() => FileKind::File,
+        kind if kind.is_dir() => FileKind::Dir,
+        kind if kind.is_symlink() => FileKind::Link,
+        _ => FileKind::Other,
+    };
+    Stat {
+        kind,
+        mode: meta.permissions().mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+        size: meta.len(),
+        modified: Timestamp::new(meta.mtime(), 0).ok(),
     }
 }
 

@@ -144,13 +144,13 @@ impl LogWriter {
         draft.validate()?;
         self.check_genesis(seq, draft)?;
         let place = statement::Place { origin: &self.origin, seq, prev: &tail.prev };
-        let statement = statement::compose(draft, &tail.detail(draft), &place, ctx);
+        let statement = statement::compose(draft, &tail.detail(draft, ctx), &place, ctx);
         let line = dsse::sign(IN_TOTO, &jcs::to_vec(&statement)?, &self.entry_key, self.entry_id)?;
         let leaf = leaf_hash(&line);
         tx.prepare_cached("INSERT INTO entry (seq, line, leaf) VALUES (?1, ?2, ?3)")?
             .execute(params![seq, line, leaf])?;
         tx.prepare_cached("INSERT INTO outbox (seq, queued_at) VALUES (?1, ?2)")?
-            .execute(params![seq, instant(draft.claimed_at)])?;
+            .execute(params![seq, instant(ctx.now)])?;
         let mut completed = Vec::new();
         tail.frontier.push(leaf, |node| completed.push(node));
         let mut insert = tx.prepare_cached("INSERT INTO node (level, idx, hash) VALUES (?1, ?2, ?3)")?;
@@ -158,7 +158,7 @@ impl LogWriter {
             insert.execute(params![level, index, hash])?;
         }
         tail.prev = leaf;
-        tail.claimed_at = Some(draft.claimed_at);
+        tail.claimed_at = Some(ctx.now);
         Ok(())
     }
 
@@ -179,7 +179,6 @@ impl LogWriter {
 
 /// The first statement of a log: which keys sign its entries and heads, and which offline key may replace them.
 pub fn genesis_draft(
-    claimed_at: Timestamp,
     subject: Subject,
     (entry, head): (&VerifierKey, &VerifierKey),
     recovery: Option<&VerifierKey>,
@@ -192,7 +191,6 @@ pub fn genesis_draft(
         .collect();
     EntryDraft {
         kind: EntryKind::Genesis,
-        claimed_at,
         subject,
         controls: Vec::new(),
         outcome: None,
@@ -227,9 +225,9 @@ impl Tail {
     }
 
     /// The draft's detail, with the clock's step back since the last entry if there was one.
-    fn detail(&self, draft: &EntryDraft) -> Map<String, Value> {
+    fn detail(&self, draft: &EntryDraft, ctx: &SealContext) -> Map<String, Value> {
         let mut detail = draft.detail.clone();
-        let back = self.claimed_at.map_or(0, |last| last.as_second() - draft.claimed_at.as_second());
+        let back = self.claimed_at.map_or(0, |last| last.as_second() - ctx.now.as_second());
         if back > 0 {
             detail.insert("clockWentBackSeconds".into(), back.into());
         }

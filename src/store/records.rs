@@ -105,8 +105,10 @@ impl Tx<'_> {
             Verdict::Pass | Verdict::Warn | Verdict::NotApplicable => 0,
         };
         if finding.verdict == Verdict::Fail && fails_in_row == 1 {
+            // Of this check only: one finding dated ahead by a wrong clock takes nobody else's history along.
             let kept = finding.observed_at.checked_sub(FAILURES_KEPT).unwrap_or(Timestamp::MIN);
-            self.run("DELETE FROM failure WHERE at < ?1", params![kept.to_string()])?;
+            let old = "DELETE FROM failure WHERE check_id = ?1 AND target = ?2 AND at < ?3";
+            self.run(old, params![finding.check.as_str(), finding.target.as_str(), kept.to_string()])?;
             let sql = "INSERT OR IGNORE INTO failure (check_id, target, at) VALUES (?1, ?2, ?3)";
             self.run(sql, params![finding.check.as_str(), finding.target.as_str(), finding.observed_at.to_string()])?;
         }

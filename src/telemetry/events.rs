@@ -1,6 +1,6 @@
 //! What happens, as log line and metric together. Log lines carry ids, words and numbers; never facts, never output.
 
-use crate::domain::finding::{Finding, Verdict};
+use crate::domain::finding::{Finding, Posture, Verdict};
 use crate::domain::incident::{Incident, IncidentState};
 use crate::domain::plan::Plan;
 
@@ -67,9 +67,12 @@ pub fn ended(plan: &Plan, outcome: &str, incident: &Incident) {
     let (id, runbook, tier, state) =
         (plan.incident.as_str(), plan.runbook.as_str(), plan.tier.word(), incident.state.word());
     tracing::info!(incident.id = id, runbook, tier, outcome, state, "{runbook} for {id}: {outcome}, now {state}");
-    if !matches!(incident.state, IncidentState::Resolved) {
-        moved(incident);
-    }
+    moved(incident);
+}
+
+/// The posture was counted.
+pub fn posture(posture: &Posture) {
+    METRICS.score.set(posture.score().map_or(f64::NAN, |percent| f64::from(percent) / 100.0));
 }
 
 /// An interrupted execution is brought to an end.

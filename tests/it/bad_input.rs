@@ -340,5 +340,5 @@ fn hostile_content_and_unknown_keys_are_shown_with_their_place() {
     let output = place.run(&["config", "check"]);
     assert_eq!(output.status.code(), Some(2));
     let said = stderr(&output);
-    assert!(said.contains("malachor.toml:3") && said.contains("hartbeat") && said.contains("heartbeat`"), "{said}");
+    assert!(said.contains("malachor.toml:5") && said.contains("hartbeat") && said.contains("heartbeat`"), "{said}");
 }

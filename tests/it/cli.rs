@@ -138,7 +138,9 @@ fn watching() -> (Place, String) {
     let file = place.write("watched/sshd_config", "PermitRootLogin no\n");
     let watched = place.dir.path().join("watched").display().to_string();
     let state = place.dir.path().join("state").display().to_string();
-    let config = format!("[agent]\nstate_dir = {state:?}\n[runbooks.{FIM}]\nsettings = {{ paths = [{watched:?}] }}\n");
+    let config = format!(
+        "[site]\nid = \"clinic\"\n[agent]\nstate_dir = {state:?}\n[runbooks.{FIM}]\nsettings = {{ paths = [{watched:?}] }}\n"
+    );
     place.write("malachor.toml", &config);
     place.ok(&["keys", "init"]);
     (place, file)
@@ -205,7 +207,10 @@ fn evidence_is_listed_shown_exported_and_verified_from_files() {
     );
     let other = tempfile::tempdir().unwrap();
     let stranger = Place { dir: other };
-    stranger.write("malachor.toml", &format!("[agent]\nstate_dir = {:?}\n", stranger.dir.path().join("s")));
+    stranger.write(
+        "malachor.toml",
+        &format!("[site]\nid = \"clinic\"\n[agent]\nstate_dir = {:?}\n", stranger.dir.path().join("s")),
+    );
     stranger.ok(&["keys", "init"]);
     let foreign = stranger.dir.path().join("s/keys/entry.vkey").display().to_string();
     assert_eq!(program(&["evidence", "verify", &out, "--key", &foreign]).status.code(), Some(1));
@@ -258,7 +263,7 @@ fn show_origin_says_where_a_value_came_from() {
     let place = Place::new("heartbeat = \"2h\"\n");
     let shown = place.ok(&["config", "show", "--origin"]);
     assert!(
-        shown.lines().any(|line| line.starts_with("agent.heartbeat = \"2h\"  # ") && line.ends_with("malachor.toml:3")),
+        shown.lines().any(|line| line.starts_with("agent.heartbeat = \"2h\"  # ") && line.ends_with("malachor.toml:5")),
         "{shown}"
     );
     assert!(shown.contains("heal.flap_count = 3  # default"));

@@ -55,7 +55,7 @@ impl Bench {
         let here = bench.dir.path().display().to_string();
         std::fs::write(catalog.join("crash.yaml"), RUNBOOK.replace("DIR", &here)).unwrap();
         let config = format!(
-            "[agent]\nstate_dir = {:?}\n[heal]\nmode = \"heal\"\n[catalog]\ndir = {catalog:?}\n",
+            "[site]\nid = \"clinic\"\n[agent]\nstate_dir = {:?}\n[heal]\nmode = \"heal\"\n[catalog]\ndir = {catalog:?}\n",
             bench.path("state")
         );
         std::fs::write(bench.path("malachor.toml"), config).unwrap();

@@ -138,6 +138,22 @@ fn the_pinned_entry_key_alone_is_enough_because_the_genesis_names_the_head_key()
     assert_eq!(check(log.dir.path(), &both_pem).exit_code(), 0);
 }
 
+/// Whoever has only the head key cannot make a log of their own, whatever their genesis says about its keys.
+#[test]
+fn a_log_forged_with_the_head_key_alone_is_not_verified() {
+    let log = Log::grown();
+    let real = (log.writer.entry_key(), log.writer.head_key());
+    let forged = Log::forged_with_the_head_key();
+    let with = |keys: &[String]| {
+        let mut trust = Trust::default();
+        keys.iter().for_each(|key| trust.add_key(key).unwrap());
+        check(forged.dir.path(), &trust).exit_code()
+    };
+    assert_eq!(with(&[real.0.to_string(), real.1.to_string()]), 1, "both by name");
+    assert_eq!(with(&[real.1.to_string()]), 1, "the head key alone");
+    assert_eq!(with(&[real.0.key.to_spki_pem(), real.1.key.to_spki_pem()]), 1, "both without a name");
+}
+
 #[test]
 fn a_log_that_vouches_for_itself_is_never_verified() {
     let log = Log::grown();

@@ -10,6 +10,8 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod decided;
+#[cfg(test)]
 mod evidence;
 #[cfg(test)]
 mod lab;

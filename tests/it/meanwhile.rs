@@ -4,15 +4,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::place::{FILE, Place, facts, stderr, stdout, with_file};
-
-/// The catalogue's file check, changed.
-fn change(place: &Place, from: &str, to: &str) {
-    let path = place.dir.path().join("catalog/file.yaml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{from} in {text}");
-    std::fs::write(&path, text.replace(from, to)).unwrap();
-}
+use crate::place::{FILE, Place, change, facts, stderr, stdout, with_file};
 
 fn spawn(place: &Place, args: &[&str]) -> Child {
     let config = place.dir.path().join("malachor.toml");

@@ -13,7 +13,7 @@ impl Place {
     pub(crate) fn new(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
-        let text = format!("[agent]\nstate_dir = {:?}\n{config}", state.display().to_string());
+        let text = format!("[site]\nid = \"clinic\"\n[agent]\nstate_dir = {:?}\n{config}", state.display().to_string());
         std::fs::write(dir.path().join("malachor.toml"), text).unwrap();
         Self { dir }
     }
@@ -29,12 +29,40 @@ impl Place {
         stdout(&output)
     }
 
+    /// Changes the configuration.
+    pub(crate) fn configure(&self, from: &str, to: &str) {
+        let path = self.dir.path().join("malachor.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from} in {text}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
+    /// Adds to the end of the configuration.
+    pub(crate) fn append(&self, more: &str) {
+        let path = self.dir.path().join("malachor.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}{more}")).unwrap();
+    }
+
     pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let path = self.dir.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     }
+}
+
+/// Changes the file check or the rules of the catalogue, whichever holds `from`.
+pub(crate) fn change(place: &Place, from: &str, to: &str) {
+    for file in ["catalog/file.yaml", "catalog/rules.yaml"] {
+        let path = place.dir.path().join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        if text.contains(from) {
+            std::fs::write(&path, text.replace(from, to)).unwrap();
+            return;
+        }
+    }
+    panic!("no `{from}` in the catalogue");
 }
 
 pub(crate) fn program(args: &[&str]) -> Output {
@@ -90,8 +118,9 @@ pub(crate) fn with_file(mode: &str, state: &str) -> Place {
     place.write("catalog/rules.yaml", RULES);
     let catalog = place.dir.path().join("catalog");
     let state_dir = place.dir.path().join("state");
-    let config =
-        format!("[agent]\nstate_dir = {state_dir:?}\n[heal]\nmode = \"{mode}\"\n[catalog]\ndir = {catalog:?}\n");
+    let config = format!(
+        "[site]\nid = \"clinic\"\n[agent]\nstate_dir = {state_dir:?}\n[heal]\nmode = \"{mode}\"\n[catalog]\ndir = {catalog:?}\n"
+    );
     place.write("malachor.toml", &config);
     place.ok(&["keys", "init"]);
     place

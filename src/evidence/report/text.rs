@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{At, Bad, Check, Report, Row};
 use crate::crypto::hex;
+use crate::evidence::trust::Pin;
 use crate::store::log::instant;
 
 /// What this input cannot speak to; printed so that nobody takes silence for a pass.
@@ -44,7 +45,11 @@ fn trust(report: &Report, out: &mut String) -> std::fmt::Result {
         let listed = report.trust.get(role).and_then(Value::as_array).into_iter().flatten();
         listed.filter_map(Value::as_str).map(|print| format!("spki sha256 {print}")).collect()
     };
-    let whose = if report.pinned { "given by you" } else { "found in the log itself: says nothing about its maker" };
+    let whose = match report.pin {
+        Pin::Auditor => "given by you",
+        Pin::Appliance => "held by this appliance: whoever can change its log can change them, too",
+        Pin::Log => "found in the log itself: says nothing about its maker",
+    };
     if let Some(origin) = report.trust.get("origin").and_then(Value::as_str) {
         writeln!(out, "Origin   {origin}")?;
     }
@@ -117,7 +122,7 @@ fn not_proved(report: &Report, out: &mut String) -> std::fmt::Result {
     if report.rows.get(&Check::Expected).is_some_and(|row| row.total == 0) {
         writeln!(out, "            (hold a checkpoint from outside against it: --expect-checkpoint)")?;
     }
-    if !report.pinned {
+    if report.pin != Pin::Auditor {
         writeln!(out, "            who made this log: its keys were not given from outside")?;
     }
     Ok(())

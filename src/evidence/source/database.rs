@@ -88,8 +88,9 @@ impl Database {
     }
 
     pub(super) fn entries(&mut self, max: usize) -> Result<Vec<RawEntry>, SourceError> {
-        let mut query =
-            self.conn.prepare_cached("SELECT seq, line, leaf FROM entry WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?;
+        let mut query = self.conn.prepare_cached(
+            "SELECT seq, substr(line, 1, 65536), substr(leaf, 1, 64) FROM entry WHERE seq >= ?1 ORDER BY seq LIMIT ?2",
+        )?;
         let mut rows = query.query(params![self.next, max])?;
         let mut out = Vec::with_capacity(max);
         while let Some(row) = rows.next()? {
@@ -103,8 +104,9 @@ impl Database {
 
     pub(super) fn heads(&mut self, size: u64) -> Result<Vec<RawHead>, SourceError> {
         let limit = i64::try_from(size).unwrap_or(i64::MAX);
-        let mut query =
-            self.conn.prepare_cached("SELECT size, note FROM head WHERE size BETWEEN ?1 AND ?2 ORDER BY size")?;
+        let mut query = self.conn.prepare_cached(
+            "SELECT size, substr(note, 1, 65537) FROM head WHERE size BETWEEN ?1 AND ?2 ORDER BY size",
+        )?;
         let mut rows = query.query(params![self.heads_from, limit])?;
         let mut out = Vec::new();
         while let Some(row) = rows.next()? {
@@ -120,7 +122,8 @@ impl Database {
     }
 
     pub(super) fn node(&self, node: &Node) -> Result<Option<Vec<u8>>, SourceError> {
-        let mut query = self.conn.prepare_cached("SELECT hash FROM node WHERE level = ?1 AND idx = ?2")?;
+        let mut query =
+            self.conn.prepare_cached("SELECT substr(hash, 1, 64) FROM node WHERE level = ?1 AND idx = ?2")?;
         let found = query.query_row(params![node.level, node.index], |row| Ok(bytes(row, 0))).optional()?;
         found.transpose()
     }

@@ -10,7 +10,7 @@ use crate::crypto::note::{Checkpoint, Note};
 use crate::domain::entry::EntryKind;
 use crate::evidence::report::{At, Check, Finding, Reason, Report, Shortfall};
 use crate::evidence::source::{Container, RawEntry, RawHead, Source, SourceError, Spot};
-use crate::evidence::trust::{Expected, Keyring};
+use crate::evidence::trust::{Expected, Keyring, Pin};
 use crate::store::log::genesis_prev;
 
 pub(super) struct Walk<'a> {
@@ -286,7 +286,7 @@ impl<'a> Walk<'a> {
         } else if self.covered < self.next && !self.root_failed {
             self.report.short(Shortfall::tail(self.covered, self.next));
         }
-        if !self.ring.pinned {
+        if self.ring.pin == Pin::Log {
             self.report.short(Shortfall::unpinned());
         }
     }

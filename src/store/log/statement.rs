@@ -41,7 +41,7 @@ pub(super) fn compose(draft: &EntryDraft, detail: &Map<String, Value>, place: &P
         "seq": place.seq,
         "prev": hex(place.prev),
         "kind": draft.kind.as_str(),
-        "claimedAt": instant(draft.claimed_at),
+        "claimedAt": instant(ctx.now),
         "boot": ctx.boot,
         "mono": ctx.mono_ms,
         "agent": {"version": ctx.agent_version, "sha256": ctx.agent_sha256},
@@ -87,7 +87,7 @@ pub struct Statement {
     pub prev: Hash,
     /// What it is about.
     pub kind: EntryKind,
-    /// When it happened by the appliance's clock.
+    /// When it was sealed, by the appliance's clock.
     pub claimed_at: Timestamp,
     /// Everything that was signed.
     pub value: Value,

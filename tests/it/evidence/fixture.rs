@@ -55,9 +55,20 @@ impl Log {
         Self::build("site-a", SIZE, 50).close()
     }
 
+    /// Another story of the same log, told by someone who has its head key and nothing else.
+    pub(crate) fn forged_with_the_head_key() -> Self {
+        let (origin, head) = (writer("site-a").head_key().name.clone(), head_seed("site-a"));
+        let forger =
+            LogWriter::new(origin, PrivateKey::from_seed(&head), PrivateKey::from_seed(&head)).expect("a writer");
+        Self::told_by(forger, "site-a", SMALL, 1).close()
+    }
+
     fn build(site: &str, entries: u64, other_story_from: u64) -> Self {
+        Self::told_by(writer(site), site, entries, other_story_from)
+    }
+
+    fn told_by(writer: LogWriter, site: &str, entries: u64, other_story_from: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let writer = writer(site);
         let mut conn = open(&dir.path().join("malachor.db"));
         conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 0")
             .unwrap();
@@ -70,7 +81,7 @@ impl Log {
             let until = (next + 1 + next % 7).min(edge);
             let drafts: Vec<_> = (next..until).map(|seq| draft(&writer, site, seq, other_story_from)).collect();
             let tx = conn.transaction().unwrap();
-            writer.append(&tx, &drafts, &context()).unwrap();
+            writer.append(&tx, &drafts, &context(next)).unwrap();
             tx.commit().unwrap();
             (next, heads) = (until, heads + 1);
         }
@@ -124,11 +135,17 @@ fn open(path: &std::path::Path) -> Connection {
 pub(crate) fn writer(site: &str) -> LogWriter {
     let origin = format!("malachor.example/malachor/{site}/appliance-1").parse().unwrap();
     let [first, ..] = malachor::crypto::sha256(site.as_bytes());
-    LogWriter::new(origin, PrivateKey::from_seed(&[first; 32]), PrivateKey::from_seed(&[first ^ 255; 32])).unwrap()
+    LogWriter::new(origin, PrivateKey::from_seed(&[first; 32]), PrivateKey::from_seed(&head_seed(site))).unwrap()
 }
 
-pub(crate) fn context() -> SealContext {
+fn head_seed(site: &str) -> [u8; 32] {
+    let [first, ..] = malachor::crypto::sha256(site.as_bytes());
+    [first ^ 255; 32]
+}
+
+pub(crate) fn context(seq: u64) -> SealContext {
     SealContext {
+        now: Timestamp::from_second(1_767_225_600 + 60 * i64::try_from(seq).unwrap()).unwrap(),
         boot: "5f0c1c9e-0000-4000-8000-000000000001".into(),
         mono_ms: 123_456,
         agent_version: "0.1.0".into(),
@@ -137,17 +154,15 @@ pub(crate) fn context() -> SealContext {
 }
 
 pub(crate) fn draft(writer: &LogWriter, site: &str, seq: u64, other_story_from: u64) -> Scrubbed<EntryDraft> {
-    let claimed_at = Timestamp::from_second(1_767_225_600 + 60 * i64::try_from(seq).unwrap()).unwrap();
     let subject = Subject { name: format!("malachor:{site}/host/h1"), sha256: format!("{seq:064x}") };
     if seq == 0 {
         let keys = (writer.entry_key(), writer.head_key());
-        return Scrubber::new([7; 32]).scrub(genesis_draft(claimed_at, subject, keys, None));
+        return Scrubber::new([7; 32]).scrub(genesis_draft(subject, keys, None));
     }
     let other = other_story_from > 0 && seq >= other_story_from;
     let detail = Map::from_iter([("freeMegabytes".to_owned(), json!(seq)), ("mount".to_owned(), json!("/var — ☤"))]);
     Scrubber::new([7; 32]).scrub(EntryDraft {
         kind: EntryKind::Check,
-        claimed_at,
         subject,
         controls: vec!["164.308(a)(7)(ii)(A)".into()],
         outcome: Some(if other { "fail" } else { "pass" }.into()),

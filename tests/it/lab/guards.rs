@@ -123,7 +123,12 @@ fn a_yes_holds_once() {
     practice.start();
     let first = practice.until_newest_is("waiting_approval");
     is_untouched(&practice);
-    practice.ok(&["approve", first["id"].as_str().unwrap(), "--by", "dr-ortiz"]);
+    let (first_id, read) = (first["id"].as_str().unwrap(), practice.plan_in_question(&first));
+    let other = format!("{}{}", if read.starts_with('0') { '1' } else { '0' }, &read[1..]);
+    let said = practice.fails(2, &["approve", first_id, &other, "--by", "dr-ortiz"]);
+    assert!(said.contains("another plan"), "{said}");
+    is_untouched(&practice);
+    practice.ok(&["approve", first_id, &read, "--by", "dr-ortiz"]);
     healed_once(&practice);
     let by = |action: &Value| action["detail"]["by"] == "dr-ortiz" && action["detail"]["decision"] == "plan approved";
     assert!(practice.actions().iter().any(by), "the decision is in the log");

@@ -97,6 +97,21 @@ impl Practice {
         self.lab.ok(&[&["malachor"], args].concat())
     }
 
+    /// Runs a command that must end with a status, and gives what it said about it.
+    pub(crate) fn fails(&self, status: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {said}");
+        said
+    }
+
+    /// The plan an incident's open question is about, as a person names it.
+    pub(crate) fn plan_in_question(&self, incident: &Value) -> String {
+        let shown = self.json(&["incident", "show", incident["id"].as_str().expect("an id")]);
+        let open = shown[0]["approvals"].as_array().expect("approvals").iter().find(|one| one["state"] == "pending");
+        open.expect("an open question")["plan_sha256"].as_str().expect("a hash")[..8].to_owned()
+    }
+
     fn json(&self, args: &[&str]) -> Vec<Value> {
         let text = self.ok(&[&["--json"], args].concat());
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
