@@ -41,6 +41,8 @@ mod restore;
 mod sessions;
 mod sockets;
 mod ssh;
+mod ssh_keys;
+mod ssh_views;
 mod sysctl;
 mod systemd;
 mod time;
