@@ -43,6 +43,7 @@ mod sockets;
 mod ssh;
 mod ssh_keys;
 mod ssh_views;
+mod sudoers;
 mod sysctl;
 mod systemd;
 mod time;
