@@ -124,8 +124,11 @@ impl Walk<'_> {
     }
 }
 
+/// Tells whether a line is one healing may have written.
+type IsOurs = fn(&str) -> bool;
+
 /// Files healing writes. What they set is judged by the checks that write it, and every write stands in the evidence.
-const OWN: &[(&str, fn(&str) -> bool)] = &[
+const OWN: &[(&str, IsOurs)] = &[
     ("/etc/ssh/sshd_config.d/00-malachor.conf", is_directive),
     ("/etc/sysctl.d/zz-malachor.conf", is_kernel_setting),
     ("/etc/profile.d/zz-malachor-logoff.sh", is_logoff),

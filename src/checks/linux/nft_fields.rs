@@ -65,9 +65,8 @@ pub(super) fn address(field: &str, equal: bool, right: &Value, around: Around<'_
         "saddr" | "daddr" => match spans() {
             Span::Everybody => Condition::default(),
             Span::Most => Condition::loose(),
-            Span::Many => Condition::narrow(),
             Span::Some if field == "daddr" => Condition::loose(),
-            Span::Some => Condition::narrow(),
+            Span::Many | Span::Some => Condition::narrow(),
         },
         // Set to their most by the sender, they show that no router is between.
         "ttl" | "hoplimit" => Condition::narrow(),
@@ -82,7 +81,7 @@ enum Span {
     Some,
     /// Addresses of many at once: multicast and broadcast.
     Many,
-    /// More than anybody's own networks, such as 0.0.0.0/1 or 2000::/3.
+    /// More than anybody's own networks, such as `0.0.0.0/1` or `2000::/3`.
     Most,
     /// All of it.
     Everybody,

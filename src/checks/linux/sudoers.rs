@@ -140,14 +140,22 @@ fn is_everything(command: &str, no_exec: bool) -> bool {
     command == "ALL"
         || many
         || (SHELLS.contains(&plain) && any_arguments)
-        || (ESCAPES.contains(&plain) && !(no_exec && !["su", "sudo"].contains(&plain)))
+        || (ESCAPES.contains(&plain) && (!no_exec || ["su", "sudo"].contains(&plain)))
 }
 
 /// The rules as sudo's own converter tells them, with aliases resolved and includes followed.
 async fn converted(host: &Host) -> Result<Vec<Rule>, HostError> {
     let cmd = Cmd::new(["cvtsudoers", "-f", "json", "-e", SUDOERS]);
     let what = cmd.line();
-    let answer = host.run_ok(cmd).await?.json(&what)?;
+    let output = host.run_ok(cmd).await?;
+    // Of files without a rule it says nothing at all.
+    if output.stdout.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let answer = output.json(&what)?;
+    if !answer.is_object() {
+        return Err(HostError::Garbage { what, why: "JSON that is not rules".to_owned() });
+    }
     let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut rules = Vec::new();
     for defaults in list(&answer, "Defaults") {
@@ -178,9 +186,6 @@ async fn converted(host: &Host) -> Result<Vec<Rule>, HostError> {
                 commands: list(&given, "Commands").iter().filter(plain).filter_map(command).collect(),
             });
         }
-    }
-    if rules.is_empty() && answer.get("User_Specs").is_none() && answer.as_object().is_none() {
-        return Err(HostError::Garbage { what, why: "JSON that is not rules".to_owned() });
     }
     Ok(rules)
 }
