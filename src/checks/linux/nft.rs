@@ -108,11 +108,13 @@ impl Ruleset {
         let mut gate = Gate { filtered: false, default_drop: false, opened: Opened::default() };
         for (place, chain) in self.chains.iter().filter(|(place, chain)| chain.is_at(hook) && family.sees(&place.0)) {
             gate.filtered = true;
-            let mut walk = Walk { ruleset: self, family, place, outside, opened: Opened::default(), visits: 0 };
+            let accepts = chain.policy.as_deref() != Some("drop");
+            let mut walk =
+                Walk { ruleset: self, family, place, outside, accepts, opened: Opened::default(), visits: 0 };
             let drops = match walk.chain(chain, &Condition::default(), 0) {
                 Fate::Drop => true,
                 Fate::Accept => false,
-                Fate::Continue => chain.policy.as_deref() == Some("drop"),
+                Fate::Continue => !accepts,
             };
             if drops {
                 gate.opened = if gate.default_drop { gate.opened.and(&walk.opened) } else { walk.opened };
@@ -167,6 +169,8 @@ struct Walk<'a> {
     family: Family,
     place: &'a Place,
     outside: &'a [String],
+    /// What the policy says to whatever comes to the end of the chain or is sent there.
+    accepts: bool,
     opened: Opened,
     visits: u32,
 }
@@ -195,6 +199,13 @@ impl Walk<'_> {
                     ("drop" | "reject", _) => Fate::Drop,
                     ("jump" | "goto", target) => self.jump(target.unwrap_or_default(), &both, depth),
                     ("return", _) if always => return Fate::Continue,
+                    // From the first chain it returns to the policy, past every rule that follows.
+                    ("return", _) if depth == 0 => {
+                        if self.accepts {
+                            self.accept(&both);
+                        }
+                        Fate::Continue
+                    }
                     // A packet handed back or to a program: what becomes of it cannot be told.
                     _ => {
                         self.opened.opaque += 1;

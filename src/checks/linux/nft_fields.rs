@@ -15,6 +15,9 @@ pub(super) fn of_connection(left: &Value, right: &Value, equal: bool) -> Conditi
         Some("direction") => return Condition::no_newcomer(),
         Some(_) | None => {}
     }
+    if of_the_senders_choice(left) {
+        return Condition::loose();
+    }
     let to_us = fib("flags").is_some_and(|flags| words(flags).iter().any(|flag| flag == "daddr"));
     match fib("result").and_then(Value::as_str) {
         Some("type") if to_us && equal && words(right).iter().any(|kind| kind == "local") => Condition::loose(),
@@ -23,6 +26,17 @@ pub(super) fn of_connection(left: &Value, right: &Value, equal: bool) -> Conditi
         _ if equal => Condition::narrow(),
         _ => Condition::loose(),
     }
+}
+
+/// Whether the sender, the hour or chance decides what it compares: headers and options, lengths, the clock, a counter.
+fn of_the_senders_choice(left: &Value) -> bool {
+    let meta = left.pointer("/meta/key").and_then(Value::as_str);
+    let kind = left.as_object().and_then(|object| object.keys().next()).map_or("", String::as_str);
+    ["exthdr", "tcp option", "ip option", "sctp chunk", "osf", "numgen", "jhash", "symhash", "rt", "socket"]
+        .contains(&kind)
+        || meta.is_some_and(|key| {
+            ["length", "priority", "random", "cpu", "iiftype", "time", "day", "hour", "rtclassid"].contains(&key)
+        })
 }
 
 /// Of a match on TCP's flags, whether the first packet of a connection (SYN alone) has them; `None` for another match.
@@ -39,13 +53,17 @@ pub(super) fn opens_a_connection(left: &Value, op: &str, right: &Value) -> Optio
         None if is_flags(left) => None,
         None => return None,
     };
-    let wanted = flags(right);
     let has: &[&str] = if mask.is_none_or(|mask| mask.iter().any(|flag| flag == "syn")) { &["syn"] } else { &[] };
-    let same = wanted == has;
+    // Each element of a set is a combination of its own.
+    let alternatives: Vec<Vec<String>> = match right.get("set").and_then(Value::as_array) {
+        Some(elements) => elements.iter().map(|element| flags(bare(element))).collect(),
+        None => vec![flags(right)],
+    };
+    let same = alternatives.iter().any(|wanted| wanted == has);
     Some(match op {
         "==" => same,
         "!=" => !same,
-        _ => has.iter().any(|flag| wanted.iter().any(|wanted| wanted == flag)),
+        _ => has.iter().any(|flag| alternatives.iter().flatten().any(|wanted| wanted == flag)),
     })
 }
 
@@ -143,9 +161,9 @@ pub(super) fn from_interface(right: &Value, equal: bool, around: Around<'_>) -> 
     }
 }
 
-/// The protocols a packet may be of; all but some are still every other one.
-pub(super) fn protocols(right: &Value, equal: bool) -> Condition {
-    let named = names(right);
+/// The protocols a packet may be of; all but some are still every other one, and of a set that is not known it is any.
+pub(super) fn protocols(right: &Value, equal: bool, around: Around<'_>) -> Condition {
+    let Some(named) = names(right, around) else { return Condition::loose() };
     if equal {
         return Condition::protocol(named);
     }
@@ -154,16 +172,39 @@ pub(super) fn protocols(right: &Value, equal: bool) -> Condition {
 }
 
 /// Protocols by name, whatever form the kernel's answer has.
-fn names(right: &Value) -> Vec<String> {
-    let name = |value: &Value| match bare(value).as_u64() {
-        Some(6) => Some("tcp".to_owned()),
-        Some(17) => Some("udp".to_owned()),
-        Some(number) => Some(number.to_string()),
-        None => bare(value).as_str().map(str::to_owned),
-    };
-    match right.get("set").or(Some(right)).and_then(Value::as_array) {
-        Some(list) => list.iter().filter_map(name).collect(),
-        None => name(right).into_iter().collect(),
+fn names(right: &Value, around: Around<'_>) -> Option<Vec<String>> {
+    let mut found = Vec::new();
+    for element in elements(right, around)? {
+        let element = bare(&element);
+        let ends = element.get("range").map(|ends| (number(ends.get(0)), number(ends.get(1))));
+        match (ends, number(Some(element)), element.as_str()) {
+            (Some((from, to)), _, _) => {
+                let (from, to) = (from?, to?);
+                found.extend(
+                    [(6, "tcp"), (17, "udp")]
+                        .into_iter()
+                        .filter(|(it, _)| (from..=to).contains(it))
+                        .map(|(_, name)| name.to_owned()),
+                );
+                found.push("other".to_owned());
+            }
+            (None, Some(6), _) => found.push("tcp".to_owned()),
+            (None, Some(17), _) => found.push("udp".to_owned()),
+            (None, Some(number), _) => found.push(number.to_string()),
+            (None, None, Some(name)) => found.push(name.to_owned()),
+            (None, None, None) => return None,
+        }
+    }
+    Some(found)
+}
+
+/// A protocol's number, where it is written as one or is one of the two that matter.
+fn number(value: Option<&Value>) -> Option<u64> {
+    match value?.as_str() {
+        Some("tcp") => Some(6),
+        Some("udp") => Some(17),
+        Some(_) => None,
+        None => value?.as_u64(),
     }
 }
 

@@ -148,13 +148,34 @@ pub(super) fn verdicts<'a>(rule: &'a [Value], around: Around<'_>) -> Vec<(Condit
                 }
                 Xt::Nothing => {}
             },
-            // How often something is let in does not say who is.
-            "limit" | "ct count" | "quota" => conditions = both_of(&conditions, &[Condition::loose()]),
-            // Counting, logging and marking decide nothing.
-            _ => {}
+            // Adding to a set goes on only as its own limit allows.
+            "set" | "map" if !body.get("stmt").is_some_and(has_statement) => {}
+            word if DECIDES_NOTHING.contains(&word) => {}
+            // How often something is let in does not say who is; of what is not known here it cannot be told.
+            _ => conditions = both_of(&conditions, &[Condition::loose()]),
         }
     }
     found
+}
+
+/// Statements of `libnftables-json(5)` that count, log, mark and change, and let every packet go on.
+const DECIDES_NOTHING: &[&str] = &[
+    "counter",
+    "last",
+    "log",
+    "mangle",
+    "comment",
+    "notrack",
+    "secmark",
+    "ct helper",
+    "ct timeout",
+    "ct expectation",
+    "flow",
+    "dup",
+];
+
+fn has_statement(statements: &Value) -> bool {
+    statements.as_array().is_none_or(|statements| !statements.is_empty())
 }
 
 fn both_of(one: &[Condition], other: &[Condition]) -> Vec<Condition> {
@@ -205,6 +226,7 @@ fn of_iptables(body: &Value) -> Xt {
         ("target", "ACCEPT") => Xt::Verdict("accept"),
         ("target", name) if XT_GOES_ON.contains(&name) => Xt::Nothing,
         ("target", _) => Xt::Verdict("queue"),
+        ("match", "comment") => Xt::Nothing,
         _ => Xt::Match,
     }
 }
@@ -308,19 +330,23 @@ fn matched(left: &Value, op: &str, right: &Value, around: Around<'_>) -> Conditi
         return tcp.and(&if holds { Condition::loose() } else { Condition::no_newcomer() });
     }
     match (payload("protocol"), payload("field"), meta) {
-        (Some(protocol), Some("dport"), _) => to_ports(protocol, if equal { ports(right, around) } else { None }),
+        (Some(protocol @ ("tcp" | "udp" | "th")), Some("dport"), _) => {
+            to_ports(protocol, if equal { ports(right, around) } else { None })
+        }
         // The sender chooses all of these.
         (Some(protocol @ ("tcp" | "udp" | "th")), _, _) => {
             to_ports(protocol, Some(Ports::all())).and(&Condition::loose())
         }
-        (Some("ip"), Some("protocol"), _) => protocols(right, equal).and(&Condition::only(Family::V4)),
-        (Some("ip6"), Some("nexthdr"), _) => protocols(right, equal).and(&Condition::only(Family::V6)),
-        (_, _, Some("l4proto")) => protocols(right, equal),
+        (Some("ip"), Some("protocol"), _) => protocols(right, equal, around).and(&Condition::only(Family::V4)),
+        (Some("ip6"), Some("nexthdr"), _) => protocols(right, equal, around).and(&Condition::only(Family::V6)),
+        (_, _, Some("l4proto")) => protocols(right, equal, around),
         (Some("ip"), Some(field), _) => address(field, equal, right, around).and(&Condition::only(Family::V4)),
         (Some("ip6"), Some(field), _) => address(field, equal, right, around).and(&Condition::only(Family::V6)),
         (Some("arp"), _, _) => Condition::narrow().and(&Condition::only(Family::V4)),
-        (Some(protocol @ ("icmp" | "icmpv6" | "igmp")), _, _) => Condition::protocol([protocol.to_owned()]),
-        (_, _, Some("nfproto" | "protocol")) if equal => of_family(right),
+        (Some(protocol @ ("icmp" | "icmpv6" | "igmp" | "sctp" | "dccp" | "udplite" | "esp" | "ah" | "comp")), _, _) => {
+            Condition::protocol([protocol.to_owned()])
+        }
+        (Some("ether"), Some("type"), _) | (_, _, Some("nfproto" | "protocol")) if equal => of_family(right),
         (_, _, Some("iif" | "iifname")) => from_interface(right, equal, around),
         (_, _, Some("pkttype")) if equal && words(right).iter().any(|kind| kind == "host" || kind == "unicast") => {
             Condition::loose()
@@ -357,9 +383,9 @@ fn range(element: &Value) -> Option<(u16, u16)> {
 }
 
 pub(super) fn words(right: &Value) -> Vec<String> {
-    let list = right.get("set").or(Some(right)).and_then(Value::as_array);
-    match list {
-        Some(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        None => right.as_str().map(str::to_owned).into_iter().collect(),
+    let set = right.get("set").unwrap_or(right);
+    match set.as_array() {
+        Some(list) => list.iter().filter_map(|word| bare(word).as_str()).map(str::to_owned).collect(),
+        None => set.as_str().map(str::to_owned).into_iter().collect(),
     }
 }

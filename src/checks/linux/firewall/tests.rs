@@ -128,7 +128,9 @@ fn a_packet_must_pass_every_chain() {
 /// Each of these lets in whoever likes, whatever it looks like.
 #[test]
 fn conditions_everybody_meets_are_no_conditions() {
-    let with = |rule: &str| judge(&GOOD.replace("udp dport 546 accept", rule), &json!({}));
+    let sets = "set protocols { type inet_proto; elements = { tcp } }\n set seen { type ipv4_addr; flags dynamic; }\n chain input";
+    let with =
+        |rule: &str| judge(&GOOD.replace("udp dport 546 accept", rule).replacen("chain input", sets, 1), &json!({}));
     for rule in [
         "ct state != invalid accept",
         "ct state { new, established } accept",
@@ -155,6 +157,16 @@ fn conditions_everybody_meets_are_no_conditions() {
         "tcp dport != 22 accept",
         "meta l4proto . th dport vmap { tcp . 23 : accept, udp . 53 : drop }",
         "ip saddr . tcp dport { 10.0.0.1 . 3389 } accept",
+        "meta l4proto 0-255 accept",
+        "meta l4proto @protocols accept",
+        "tcp flags { syn, ack } accept",
+        "exthdr hbh exists accept",
+        "tcp option maxseg exists accept",
+        "numgen random mod 2 0 accept",
+        "meta iiftype ether accept",
+        "meta hour \"00:00\"-\"23:00\" accept",
+        "ether type ip accept",
+        "add @seen { ip saddr } accept",
     ] {
         let Some((verdict, words)) = with(rule) else { return };
         let said =
@@ -170,6 +182,10 @@ fn conditions_everybody_meets_are_no_conditions() {
         ("ip daddr 224.0.0.0/4 accept", "warn"),
         ("iifname \"lan0\" accept", "warn"),
         ("ip saddr 10.0.0.0/8 meta l4proto tcp accept", "warn"),
+        ("tcp flags { ack, syn|ack } accept", "pass"),
+        ("meta l4proto { icmp, 50-60 } accept", "pass"),
+        ("sctp dport 22 accept", "pass"),
+        ("tcp dport 3389 return", "pass"),
     ] {
         assert_eq!(with(rule).unwrap().0, verdict, "{rule}");
     }
@@ -177,7 +193,11 @@ fn conditions_everybody_meets_are_no_conditions() {
 
 #[test]
 fn a_drop_counts_only_where_nobody_gets_around_it() {
-    let open = GOOD.replace("policy drop", "policy accept");
+    let open = GOOD.replace("policy drop", "policy accept").replacen(
+        "chain input",
+        "set seen { type ipv4_addr; flags dynamic; }\n chain input",
+        1,
+    );
     for (rule, word) in [
         ("iifname != \"lo\" drop", "pass"),
         ("tcp sport 1-65535 drop", "fail"),
@@ -185,6 +205,11 @@ fn a_drop_counts_only_where_nobody_gets_around_it() {
         ("limit rate over 5/second drop", "fail"),
         ("ip saddr != 10.0.0.1 drop", "fail"),
         ("meta pkttype host drop", "fail"),
+        ("add @seen { ip saddr limit rate over 5/second } drop", "fail"),
+        ("add @seen { ip saddr } drop", "pass"),
+        ("tcp dport 22 return; drop", "pass"),
+        ("tcp dport 3389 return; drop", "fail"),
+        ("meta day \"Monday\" drop", "fail"),
     ] {
         let ruleset = open
             .replace("jump extra", rule)
@@ -213,6 +238,9 @@ fn targets_of_iptables_are_verdicts() {
     };
     let reject = r#"[{"counter": {"packets": 0, "bytes": 0}}, {"xt": {"type": "target", "name": "REJECT"}}]"#;
     assert_eq!(machine(&ruleset(reject, "accept")).judge(ID, &json!({})), ("pass", vec![]));
+    let remark =
+        r#"[{"xt": {"type": "match", "name": "comment"}}, {"counter": {"packets": 0, "bytes": 0}}, {"drop": null}]"#;
+    assert_eq!(machine(&ruleset(remark, "accept")).judge(ID, &json!({})), ("pass", vec![]), "a remark is no condition");
     let log = reject.replace("REJECT", "LOG");
     assert_eq!(machine(&ruleset(&log, "accept")).judge(ID, &json!({})).0, "fail");
     assert_eq!(machine(&ruleset(&log, "drop")).judge(ID, &json!({})).0, "pass");
