@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::nft::{Family, Gate, Ruleset, canonical};
-use super::nft_baseline::{foreign, legacy_rules, shuts_out, tried};
+use super::nft_baseline::{Trial, foreign, legacy_rules, shuts_out, tried};
 use super::sockets::{self, Session};
 use crate::checks::run::{Context, Facts};
 use crate::crypto::sha256_hex;
@@ -18,8 +18,9 @@ const FROM_RULESET: [&str; 6] = ["ruleset", "ip4", "ip6", "accepted", "forward",
 /// Facts: `ruleset`, `ip4`, `ip6`, `accepted`, `forward`, `foreign` (tables other programs made), `ipv6_enabled`,
 /// `legacy_rules`, `sessions` (local TCP ports other machines are connected to), `baseline`, `nixos`.
 ///
-/// `baseline.judged` is what the ruleset file would do, as `{ip4, ip6, accepted, extra, shuts_out}`: `extra` is what it
-/// opens and the settings do not allow, `shuts_out` the ports of sessions it would refuse; null where it could not be tried.
+/// `baseline.judged` is what the ruleset file would do, as `{ip4, ip6, accepted, extra, shuts_out, replaces}`: `extra` is
+/// what it opens and the settings do not allow, `shuts_out` the ports of sessions it would refuse, `replaces` what goes when
+/// it is loaded; null where it could not be tried.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
@@ -29,7 +30,7 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
     let baseline = baseline(host, path);
     let there = baseline.as_ref().is_ok_and(|baseline| baseline.get("exists") == Some(&Value::Bool(true)));
     let trial = if there { Some(tried(host, path).await) } else { None };
-    let file = trial.as_ref().and_then(|trial| trial.as_ref().ok()).map(|(_, ruleset)| ruleset);
+    let file = trial.as_ref().and_then(|trial| trial.as_ref().ok());
     match ruleset(host).await {
         Ok((answer, ruleset)) => {
             tell(context, &answer, &ruleset, (&outside, &mut facts));
@@ -37,9 +38,9 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
         }
         Err(error) => facts.fail_all(&FROM_RULESET, &error),
     }
-    let judged = match (&trial, &sessions) {
-        (Some(Ok((_, ruleset))), Ok(sessions)) => {
-            judged(context, ruleset, (&outside, &sessions.iter().copied().collect::<Vec<_>>()))
+    let judged = match (file, &sessions) {
+        (Some(trial), Ok(sessions)) => {
+            judged(context, trial, (&outside, &sessions.iter().copied().collect::<Vec<_>>()))
         }
         _ => Value::Null,
     };
@@ -94,7 +95,8 @@ fn tell(context: Context<'_>, answer: &Value, ruleset: &Ruleset, (outside, facts
 }
 
 /// What a ruleset that is not loaded would do.
-fn judged(context: Context<'_>, ruleset: &Ruleset, (outside, sessions): (&[String], &[Session])) -> Value {
+fn judged(context: Context<'_>, trial: &Trial, (outside, sessions): (&[String], &[Session])) -> Value {
+    let ruleset = &trial.ruleset;
     let (ip4, ip6) = (ruleset.gate("input", Family::V4, outside), ruleset.gate("input", Family::V6, outside));
     let accepted = accepted(&ip4, &ip6);
     let allowed = |setting: &str| context.settings.get(setting).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -110,8 +112,11 @@ fn judged(context: Context<'_>, ruleset: &Ruleset, (outside, sessions): (&[Strin
         let gate = if session.v6 { &ip6 } else { &ip4 };
         !gate.filtered || !gate.default_drop || gate.opened.tcp.has(session.port)
     };
+    let tcp: Vec<u16> = serde_json::from_value(Value::Array(allowed("allowed_tcp"))).unwrap_or_default();
+    let shuts_out = shuts_out(sessions, (&tcp, &sockets::programs(context.host)), opened);
     json!({
-        "ip4": fact(&ip4), "ip6": fact(&ip6), "extra": extra, "shuts_out": shuts_out(sessions, opened), "accepted": accepted,
+        "ip4": fact(&ip4), "ip6": fact(&ip6), "extra": extra, "shuts_out": shuts_out, "accepted": accepted,
+        "replaces": trial.replaces.word(),
     })
 }
 

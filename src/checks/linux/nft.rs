@@ -128,6 +128,11 @@ impl Ruleset {
         self.sets.get(&(place.0.clone(), place.1.clone(), name.to_owned())).cloned()
     }
 
+    /// Chains that hold a rule.
+    pub(super) fn ruled(&self) -> impl Iterator<Item = &Place> {
+        self.chains.iter().filter(|(_, chain)| !chain.rules.is_empty()).map(|(place, _)| place)
+    }
+
     /// Chains by family, table and name.
     pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
         self.chains.keys()

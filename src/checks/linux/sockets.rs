@@ -97,6 +97,14 @@ pub(super) fn sessions(host: &Host) -> Result<BTreeSet<Session>, HostError> {
     Ok(held)
 }
 
+/// The programs behind listening TCP ports, as far as they can be seen.
+pub(super) fn programs(host: &Host) -> BTreeMap<u16, String> {
+    let mut waiting = sockets(host).map(|(waiting, _)| waiting).unwrap_or_default();
+    waiting.retain(|socket| socket.protocol == "tcp");
+    let owners = owners(host, &waiting).unwrap_or_default();
+    waiting.iter().filter_map(|socket| Some((socket.port, owners.get(&socket.inode)?.clone()))).collect()
+}
+
 /// Sockets that wait for others; apart, UDP sockets that may be a client's own.
 fn sockets(host: &Host) -> Result<(Vec<Socket>, Vec<Socket>), HostError> {
     let (low, high) = ephemeral(host)?;

@@ -5,7 +5,10 @@ use super::*;
 
 const ID: &str = "RB-LNX-FIREWALL-001";
 const LIST: &str = "nft -j list ruleset";
-const TRIED: &str = "unshare --net -- nft -i -j";
+/// The two questions about the ruleset file: by itself, and over other rules.
+const TRIED: &str = "unshare --net find /etc/nftables.conf -maxdepth 0 -exec nft -f {} ; -exec nft -j list ruleset ;";
+const TRIED_OVER: &str =
+    "unshare --net find /etc/nftables.conf -maxdepth 0 -exec nft -f - ; -exec nft -f {} ; -exec nft -j list ruleset ;";
 
 /// What the real kernel says about a ruleset, loaded in a network namespace of its own.
 fn kernel(ruleset: &str) -> Option<String> {
@@ -276,14 +279,20 @@ fn refused(tree: &Tree, settings: &Value) -> Vec<String> {
 fn healing_loads_only_a_ruleset_that_would_pass() {
     let Some(good) = kernel(GOOD) else { return };
     let stock = "flush ruleset\ntable inet filter { chain input { type filter hook input priority 0; }; }";
-    let tried = |baseline: &str| machine("{\"nftables\": []}").answer(TRIED, &kernel(baseline).unwrap());
+    let tried = |baseline: &str| {
+        machine("{\"nftables\": []}")
+            .answer(TRIED, &kernel(baseline).unwrap())
+            .answer(TRIED_OVER, &kernel(baseline).unwrap())
+    };
     assert_eq!(refused(&tried(GOOD), &json!({})), Vec::<String>::new());
     assert!(refused(&tried(stock), &json!({}))[0].contains("everybody in"));
+    let well = machine(&good).answer(TRIED, &kernel(stock).unwrap()).answer(TRIED_OVER, &kernel(stock).unwrap());
+    assert_eq!(well.judge(ID, &json!({})), ("warn", words(&["baseline_open"])), "told before it is needed");
     let wide = GOOD.replace("udp dport 546 accept", "tcp dport 3389 accept");
     assert!(refused(&tried(&wide), &json!({}))[0].contains("3389"));
     let no_trial = machine(&good).answer_with(TRIED, 1, "", "unshare: unshare failed: Operation not permitted");
     assert!(refused(&no_trial, &json!({}))[0].contains("Operation not permitted"));
-    let broken = machine(&good).answer_with(TRIED, 0, "{\"nftables\": []}", "x.nft:1:1-1: Error: syntax error");
+    let broken = machine(&good).answer_with(TRIED, 0, "", "x.nft:1:1-1: Error: syntax error");
     assert!(refused(&broken, &json!({}))[0].contains("syntax error"));
 }
 
@@ -293,20 +302,66 @@ fn healing_shuts_out_no_session_and_wipes_nobody_s_rules() {
     let session = |port: &str| {
         machine(&good)
             .answer(TRIED, &good)
+            .answer(TRIED_OVER, &good)
             .file("/proc/net/tcp", &format!("head\n   0: 0A00000A:{port} 0B00000A:D431 01 0:0 0:0 0 0 0 7 1 0\n"))
     };
     assert_eq!(refused(&session("0016"), &json!({})), Vec::<String>::new());
     assert!(refused(&session("08AE"), &json!({}))[0].contains("2222"));
+    let of = |program: &str| {
+        session("08AE")
+            .file(
+                "/proc/net/tcp",
+                "head\n   0: 0A00000A:08AE 0B00000A:D431 01 0:0 0:0 0 0 0 7 1 0\n   1: 00000000:08AE 00000000:0000 0A 0:0 0:0 0 0 0 8 1 0\n",
+            )
+            .link("/proc/77/fd/3", "socket:[8]")
+            .link("/proc/77/exe", program)
+    };
+    assert!(refused(&of("/usr/sbin/sshd"), &json!({}))[0].contains("2222"), "a way in");
+    assert_eq!(refused(&of("/usr/bin/Xvnc"), &json!({})), Vec::<String>::new(), "it is loaded to close that");
     for (table, owner) in [
         ("table ip filter { chain ufw-user-input { accept; }; }", "ip filter (ufw)"),
         ("table ip nat { chain DOCKER { accept; }; }", "ip nat (docker)"),
         ("table inet f2b-table { chain x { accept; }; }", "inet f2b-table (fail2ban)"),
         ("table ip filter { chain INPUT { accept; }; }", "ip filter (iptables)"),
+        ("table ip mine { chain x { accept; }; }", "ip mine (not in the file)"),
     ] {
         let running = kernel(&format!("{GOOD}\n{table}")).unwrap();
-        let said = refused(&machine(&running).answer(TRIED, &good), &json!({}));
+        let tried = |over: &str| machine(&running).answer(TRIED, &good).answer(TRIED_OVER, over);
+        let said = refused(&tried(&good), &json!({}));
         assert!(said.len() == 1 && said[0].contains(owner), "{said:?}");
+        let probe = kernel("table inet malachor_probe { chain malachor_probe { counter; }; }").unwrap();
+        assert_eq!(refused(&tried(&probe), &json!({})), Vec::<String>::new(), "{owner}: it flushes its own tables");
     }
+}
+
+/// A file that takes nothing away heals nothing that was opened by hand.
+#[test]
+fn what_a_file_replaces_is_tried_too() {
+    if kernel("").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.nft").display().to_string();
+    let replaces = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        on_runtime(tried(&Host::live(), &path)).map(|trial| trial.replaces.word())
+    };
+    assert_eq!(replaces(&format!("flush ruleset\n{GOOD}")), Ok("everything"));
+    assert_eq!(replaces(GOOD), Ok("nothing"));
+    assert_eq!(replaces(&format!("table inet filter {{}}\nflush table inet filter\n{GOOD}")), Ok("own tables"));
+    assert_eq!(replaces(&format!("table inet filter {{}}\ndelete table inet filter\n{GOOD}")), Ok("own tables"));
+    let names = Host::live().list("/sys/class/net").unwrap();
+    let Some(name) = names.iter().find(|name| *name != "lo") else { return };
+    match replaces(&format!("flush ruleset\n{}", GOOD.replace("iifname \"lo\"", &format!("iif \"{name}\"")))) {
+        Ok(word) => assert_eq!(word, "everything"),
+        Err(error) => eprintln!("skipped: no interface can be made here: {error}"),
+    }
+    let good = kernel(GOOD).unwrap();
+    let probe = kernel("table inet filter { chain malachor_probe { counter; }; }").unwrap();
+    let wide = kernel(&GOOD.replace("udp dport 546 accept", "tcp dport 3389 accept")).unwrap();
+    let tree = |running: &str| machine(running).answer(TRIED, &good).answer(TRIED_OVER, &probe);
+    assert!(refused(&tree(&wide), &json!({}))[0].contains("stay open"));
+    assert_eq!(refused(&tree("{\"nftables\": []}"), &json!({})), Vec::<String>::new(), "nothing is loaded");
 }
 
 /// The real nft, in a namespace of its own: the host's own ruleset is not touched.
@@ -319,8 +374,8 @@ fn a_file_is_tried_where_it_filters_nothing() {
     let path = dir.path().join("x.nft").display().to_string();
     let before = on_runtime(ruleset(&Host::live())).map(|(_, ruleset)| ruleset.rules).ok();
     std::fs::write(&path, format!("flush ruleset\n{GOOD}\n")).unwrap();
-    let (_, tested) = on_runtime(tried(&Host::live(), &path)).unwrap();
-    assert!(tested.gate("input", Family::V4, &[]).default_drop);
+    let tested = on_runtime(tried(&Host::live(), &path)).unwrap();
+    assert!(tested.ruleset.gate("input", Family::V4, &[]).default_drop);
     std::fs::write(&path, "table inet filter { nonsense }").unwrap();
     assert!(on_runtime(tried(&Host::live(), &path)).is_err());
     assert!(on_runtime(tried(&Host::live(), "/no/such/file")).is_err());
