@@ -214,4 +214,6 @@ fn baseline(host: &Host, path: &str) -> Result<Value, HostError> {
 }
 
 #[cfg(test)]
+mod probe;
+#[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ const TRIED_OVER: &str =
     "unshare --net find /etc/nftables.conf -maxdepth 0 -exec nft -f - ; -exec nft -f {} ; -exec nft -j list ruleset ;";
 
 /// What the real kernel says about a ruleset, loaded in a network namespace of its own.
-fn kernel(ruleset: &str) -> Option<String> {
+pub(super) fn kernel(ruleset: &str) -> Option<String> {
     let inside = |script: &str| {
         let cmd = Cmd::new(["unshare", "--net", "sh", "-c", script]).stdin(ruleset);
         on_runtime(Host::live().run(cmd)).ok()
