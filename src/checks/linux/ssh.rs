@@ -35,7 +35,7 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
             facts.learn("everybody", login("everybody", &config));
             facts.set("algorithms", algorithms(&config));
             facts.learn("host_keys", host_keys(host, &config));
-            facts.learn("key_users", key_users(host, &config));
+            facts.learn("key_users", key_users(context, &config).await);
         }
         Err(error) => facts.fail_all(&["everybody", "algorithms", "host_keys", "key_users"], &error),
     }
@@ -249,6 +249,13 @@ mod tests {
         assert_eq!(keys(&format!("command=\"backup\" {KEY}")), json!(0));
         assert_eq!(keys(&format!("from=\"10.0.0.1\" {KEY}")), json!(0));
         assert_eq!(users(machine(TIGHT).mode("/root/.ssh/authorized_keys", 0o666)), json!(0), "sshd does not use it");
+        let anna_of = |rules: &str| {
+            machine(TIGHT)
+                .file("/etc/passwd", "root:x:0:0::/root:/bin/bash\nanna:x:1000:1000::/home/anna:/bin/bash\n")
+                .file("/root/.ssh/authorized_keys", "")
+                .file("/home/anna/.ssh/authorized_keys", KEY)
+                .file("/etc/sudoers", rules)
+        };
         let anna = |config: &str| {
             machine(config)
                 .file("/etc/passwd", "root:x:0:0::/root:/bin/bash\nanna:x:1000:1000::/home/anna:/bin/bash\n")
@@ -256,8 +263,21 @@ mod tests {
                 .file("/home/anna/.ssh/authorized_keys", KEY)
         };
         assert_eq!(users(anna(TIGHT)), json!(0), "she cannot become root");
-        assert_eq!(users(anna(TIGHT).file("/etc/group", "sudo:x:27:anna\n")), json!(1));
-        assert_eq!(users(anna(TIGHT).file("/etc/sudoers", "anna ALL=(ALL:ALL) ALL\n")), json!(1));
+        let rules = "root ALL=(ALL:ALL) ALL\n%sudo ALL=(ALL:ALL) ALL\n";
+        let shadow = |anna: &str| format!("root:*:1::::::\nanna:{anna}\n");
+        let sudo = |rules: &str, anna: &str| {
+            let tree = anna_of(rules).file("/etc/shadow", &shadow(anna));
+            users(tree.file("/etc/group", "sudo:x:27:anna\n"))
+        };
+        assert_eq!(sudo(rules, "$y$x:1::::::"), json!(1));
+        assert_eq!(sudo("anna ALL=(ALL:ALL) ALL\n", "$y$x:1::::::"), json!(1));
+        assert_eq!(sudo("#1000 ALL=(ALL:ALL) NOPASSWD: ALL\n", "*:1::::::"), json!(1));
+        assert_eq!(sudo(rules, "*:1::::::"), json!(0), "sudo asks for a password she has not");
+        assert_eq!(sudo(rules, "$y$x:1:::::1:"), json!(0), "her account has expired");
+        assert_eq!(sudo("anna ALL=(postgres) ALL\n", "$y$x:1::::::"), json!(0), "not as root");
+        assert_eq!(users(anna(TIGHT).file("/etc/group", "sudo:x:27:anna\n")), json!(0), "no sudo here");
+        let open = machine(TIGHT).mode("/root/.ssh", 0o777);
+        assert_eq!(users(open), json!(0), "sshd does not use keys in a directory of everybody's");
         let no_root = TIGHT.replace("permitrootlogin prohibit-password", "permitrootlogin no");
         assert_eq!(users(machine(&no_root)), json!(0), "root may not log in at all");
     }

@@ -69,6 +69,34 @@ const SHELLS: &[&str] = &[
     "setpriv",
     "runuser",
     "doas",
+    "pkexec",
+    "ed",
+    "ln",
+    "curl",
+    "wget",
+    "mount",
+    "crontab",
+    "systemctl",
+    "apt",
+    "apt-get",
+    "aptitude",
+    "dpkg",
+    "snap",
+    "dnf",
+    "yum",
+    "rpm",
+    "zypper",
+    "pip",
+    "npm",
+    "useradd",
+    "usermod",
+    "passwd",
+    "chpasswd",
+    "tcpdump",
+    "mysql",
+    "psql",
+    "sqlite",
+    "sudoedit",
 ];
 /// Programs in which a shell is a few keys away, whatever their arguments.
 const ESCAPES: &[&str] =
@@ -83,16 +111,27 @@ pub(super) async fn valid(host: &Host) -> Result<Value, HostError> {
     Ok(json!({"valid": valid}))
 }
 
+/// Who may do everything as root, in sudo's words (`anna`, `%wheel`, `#1000`), and whether they are asked for a password.
+pub(super) async fn to_root(host: &Host) -> Result<Vec<(String, bool)>, HostError> {
+    let rules =
+        rules(host).await?.into_iter().filter(|rule| rule.as_root && rule.commands.iter().any(|it| it == "ALL"));
+    Ok(rules.flat_map(|rule| rule.who.into_iter().map(move |who| (who, rule.asks))).collect())
+}
+
+async fn rules(host: &Host) -> Result<Vec<Rule>, HostError> {
+    if !installed(host)? {
+        return Ok(Vec::new());
+    }
+    match converted(host).await {
+        Ok(rules) => Ok(rules),
+        // sudo-rs and old versions do not bring it, and it says nothing about rules with a mistake.
+        Err(_) => read(host),
+    }
+}
+
 /// Fact: who may do everything as root without a password, `[{who, what}]`.
 pub(super) async fn without_password(host: &Host) -> Result<Value, HostError> {
-    if !installed(host)? {
-        return Ok(json!([]));
-    }
-    let rules = match converted(host).await {
-        Ok(rules) => rules,
-        // sudo-rs and old versions do not bring it, and it says nothing about rules with a mistake.
-        Err(_) => read(host)?,
-    };
+    let rules = rules(host).await?;
     let free: BTreeSet<(String, String)> = rules.iter().flat_map(Rule::free).collect();
     Ok(free.into_iter().map(|(who, what)| json!({"who": who, "what": what})).collect())
 }
@@ -122,7 +161,7 @@ impl Rule {
         for command in self.commands.iter().filter(|_| self.as_root && !self.asks) {
             if is_everything(command, self.no_exec) {
                 // Root needs no password to be root.
-                let others = self.who.iter().filter(|who| *who != "root" && *who != "#0");
+                let others = self.who.iter().filter(|who| *who != "root" && *who != "#0" && !who.starts_with('!'));
                 free.extend(others.map(|who| (who.clone(), command.clone())));
             }
         }
@@ -165,7 +204,7 @@ async fn converted(host: &Host) -> Result<Vec<Rule>, HostError> {
                 rules.push(exempt(vec![format!("%{group}")]));
             }
             if option.get("authenticate") == Some(&Value::Bool(false)) {
-                rules.push(exempt(if bound.is_empty() { vec!["everybody".to_owned()] } else { names(&bound) }));
+                rules.push(unasked(&bound));
             }
         }
     }
@@ -188,6 +227,22 @@ async fn converted(host: &Host) -> Result<Vec<Rule>, HostError> {
         }
     }
     Ok(rules)
+}
+
+/// `Defaults !authenticate`, for everybody, some accounts, or some commands.
+///
+/// Whether a name is of who runs it or of whom it is run as the converter does not tell; for a host it is everybody.
+fn unasked(bound: &[Value]) -> Rule {
+    let everybody = || vec!["everybody".to_owned()];
+    let commands: Vec<String> =
+        bound.iter().filter_map(|it| it.get("command").and_then(Value::as_str).map(str::to_owned)).collect();
+    if !commands.is_empty() {
+        return Rule { commands, ..exempt(everybody()) };
+    }
+    let people = ["username", "userid", "usergroup", "usergid", "netgroup"];
+    let named = bound.iter().any(|it| people.iter().any(|kind| it.get(kind).is_some()));
+    let who = names(bound);
+    exempt(if named && who.iter().any(|who| who != "root") { who } else { everybody() })
 }
 
 fn exempt(who: Vec<String>) -> Rule {
@@ -324,11 +379,12 @@ impl Read {
         let (bound, options) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
         for option in parts(options) {
             if option.replace(' ', "") == "!authenticate" {
-                let who = match bound.strip_prefix(':') {
-                    Some(names) => parts(names),
-                    None => vec!["everybody".to_owned()],
-                };
-                self.rules.push(exempt(who));
+                let everybody = || vec!["everybody".to_owned()];
+                self.rules.push(match (bound.strip_prefix(':'), bound.strip_prefix('!')) {
+                    (Some(names), _) => exempt(parts(names)),
+                    (None, Some(commands)) => Rule { commands: parts(commands), ..exempt(everybody()) },
+                    (None, None) => exempt(everybody()),
+                });
             } else if let Some((name, group)) = option.split_once('=')
                 && name.trim() == "exempt_group"
             {
@@ -348,7 +404,10 @@ impl Read {
                     let (list, rest) = rest.split_once(')')?;
                     let (users, groups) = list.split_once(':').map_or((list, ""), |(users, groups)| (users, groups));
                     let users = Some(parts(users)).filter(|users| !users.is_empty());
-                    rule.as_root = runs_as_root(users.as_deref(), !groups.trim().is_empty());
+                    // Whom a name of capitals stands for may be said further down; root is not ruled out.
+                    let stands_for_others = |user: &String| user != "ALL" && user.chars().all(is_of_alias);
+                    rule.as_root = runs_as_root(users.as_deref(), !groups.trim().is_empty())
+                        || users.iter().flatten().any(stands_for_others);
                     part = rest;
                     continue;
                 }
@@ -365,8 +424,7 @@ impl Read {
                 }
                 part = rest;
             }
-            let alias = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-            let known = part.starts_with(['/', '!', '^']) || (!part.is_empty() && part.chars().all(alias));
+            let known = part.starts_with(['/', '!', '^']) || (!part.is_empty() && part.chars().all(is_of_alias));
             // Digests, options such as ROLE= and a second list of hosts are for sudo's own converter.
             if (!known && !part.starts_with("sudoedit")) || part.contains(" = ") || part.contains(" : ") {
                 return None;
@@ -377,6 +435,10 @@ impl Read {
         }
         Some(())
     }
+}
+
+fn is_of_alias(c: char) -> bool {
+    c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'
 }
 
 /// Parts between commas that are not escaped, quoted or in brackets.
