@@ -310,6 +310,19 @@ mod tests {
         assert!(refusals(ID, &json!({}), &tree)[0].contains("Match"), "a file that comes first does not change it");
     }
 
+    /// What cannot be put right with the rest would undo the rest, too.
+    #[test]
+    fn what_healing_cannot_put_right_is_left_to_people_beforehand() {
+        let tries = TIGHT.replace("maxauthtries 4", "maxauthtries 6");
+        assert_eq!(refusals(ID, &json!({}), &machine(&tries)), Vec::<String>::new());
+        let open = tries.replace("passwordauthentication no", "passwordauthentication yes");
+        let by_match = machine(&tries).answer(&format!("sshd -T -C {STRANGER}"), &open);
+        assert!(refusals(ID, &json!({}), &by_match)[0].contains("Match"), "the tries alone would be undone");
+        assert_eq!(refusals(ID, &json!({"allow_passwords": true}), &by_match), Vec::<String>::new());
+        let exposed = machine(&tries).mode("/etc/ssh/ssh_host_ed25519_key", 0o644);
+        assert!(refusals(ID, &json!({}), &exposed)[0].contains("host keys"));
+    }
+
     #[test]
     fn a_match_block_for_one_account_counts() {
         let who = "user=anna,host=stranger.invalid,addr=203.0.113.1";
