@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use super::sudoers;
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
-use crate::host::{Host, HostError};
+use crate::host::{FileKind, Host, HostError, Stat};
 
-/// Facts: `superusers`, `duplicate_ids`, `empty_passwords`, `shadow_exposed`, `sudo` (null where it is not installed), `without_password` (`[{who, what}]`), `docker_members`, `docker_socket`.
+/// Facts: `superusers`, `duplicate_ids`, `empty_passwords`, `shadow_exposed`, `sudo` (null where it is not installed),
+/// `without_password` (`[{who, what}]`), `docker_members`, `docker_socket`.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
@@ -86,22 +87,46 @@ fn empty_passwords(host: &Host) -> Result<Value, HostError> {
     Ok(json!(names))
 }
 
+/// Where docker's socket is, newer systems first; `/var/run` is a link to `/run` on all but very old ones.
+const SOCKETS: &[&str] = &["/run/docker.sock", "/var/run/docker.sock"];
+
 /// Who can start containers, which is as good as being root: whoever may write to docker's socket.
 ///
 /// Null where there is no socket; else its mode and group, and whether others than root and that group may write to it.
 fn docker_socket(host: &Host) -> Result<Value, HostError> {
-    match host.stat("/run/docker.sock") {
-        Ok(stat) => {
-            let group = group_name(host, stat.gid)?;
-            Ok(json!({
-                "mode": format!("{:04o}", stat.mode), "owner": stat.uid, "group": group, "open": stat.mode & 0o002 != 0,
-                "members": if stat.mode & 0o020 == 0 || stat.gid == 0 { 0 } else { members(host, &group)? },
-            }))
-        }
-        Err(HostError::Missing(_)) => Ok(Value::Null),
-        Err(error) => Err(error),
+    let linked = host.stat("/var/run").is_ok_and(|stat| stat.kind == FileKind::Link);
+    for path in SOCKETS.iter().filter(|path| !linked || !path.starts_with("/var/run/")) {
+        let Some((path, stat)) = socket(host, path)? else { continue };
+        let group = group_name(host, stat.gid)?;
+        return Ok(json!({
+            "path": path, "mode": format!("{:04o}", stat.mode), "owner": stat.uid, "group": group,
+            "open": stat.mode & 0o002 != 0,
+            "members": if stat.mode & 0o020 == 0 || stat.gid == 0 { 0 } else { members(host, &group)? },
+        }));
     }
+    Ok(Value::Null)
 }
+
+/// A path and what is there; a link itself may be written by everybody and says nothing, so where it leads counts.
+fn socket(host: &Host, path: &str) -> Result<Option<(String, Stat)>, HostError> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        match host.stat(&path) {
+            Ok(stat) if stat.kind != FileKind::Link => return Ok(Some((path, stat))),
+            Ok(_) => {
+                let target = host.read_link(&path)?;
+                let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+                path = if target.starts_with('/') { target } else { format!("{dir}/{target}") };
+            }
+            Err(HostError::Missing(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(HostError::Garbage { what: path, why: "links that lead nowhere".to_owned() })
+}
+
+/// Links followed to a socket.
+const LINKS: u32 = 8;
 
 fn group_name(host: &Host, gid: u32) -> Result<String, HostError> {
     let text = host.read("/etc/group")?;
@@ -180,6 +205,12 @@ mod tests {
             |mode: u32| machine(PASSWD, SHADOW, "").file("/run/docker.sock", "").mode("/run/docker.sock", mode);
         assert_eq!(socket(0o660).judge(ID, &json!({})), ("pass", vec![]));
         assert_eq!(socket(0o666).judge(ID, &json!({})), ("fail", vec!["docker_open".into()]));
+        let moved = machine(PASSWD, SHADOW, "").file("/srv/d.sock", "").link("/run/docker.sock", "../srv/d.sock");
+        assert_eq!(moved.mode("/srv/d.sock", 0o600).judge(ID, &json!({})).0, "pass", "every link may be written");
+        let open = machine(PASSWD, SHADOW, "").file("/srv/d.sock", "").link("/run/docker.sock", "/srv/d.sock");
+        assert_eq!(open.mode("/srv/d.sock", 0o666).judge(ID, &json!({})).1, ["docker_open"]);
+        let old = machine(PASSWD, SHADOW, "").file("/var/run/docker.sock", "").mode("/var/run/docker.sock", 0o666);
+        assert_eq!(old.judge(ID, &json!({})).1, ["docker_open"]);
         let own = machine(&PASSWD.replace("1000:1000", "1000:999"), SHADOW, "");
         assert_eq!(own.judge(ID, &json!({})), ("warn", vec!["docker_is_root".into()]), "it is her own group");
     }
