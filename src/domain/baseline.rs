@@ -56,7 +56,10 @@ pub fn compare(observation: &mut Observation, names: &[String], accepted: Option
         }
         (Ok(_), _) => {}
         (Err(say), _) => {
-            observation.problems.push(Problem { fact: FACT.to_owned(), kind: ProblemKind::Unavailable, say });
+            // Why the fact is not known is what a person needs to hear.
+            let why = observation.problems.iter().find(|problem| names.contains(&problem.fact));
+            let (kind, say) = why.map_or((ProblemKind::Unavailable, say), |why| (why.kind, why.say.clone()));
+            observation.problems.push(Problem { fact: FACT.to_owned(), kind, say });
         }
     }
 }

@@ -193,7 +193,13 @@ mod tests {
             machine().file("/etc/shadow", "nonsense\n"),
             machine().file("/etc/group", "nonsense\n"),
         ] {
-            assert_eq!(tree.baseline(ID, &then).judge(ID, &json!({})).0, "unknown");
+            let finding = tree.baseline(ID, &then).finding(ID, &json!({}));
+            assert_eq!(finding.verdict.word(), "unknown");
+            assert!(
+                finding.reasons.iter().all(|reason| reason.say.contains("a line is not a")),
+                "{:?}",
+                finding.reasons
+            );
         }
     }
 }
