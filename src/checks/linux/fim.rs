@@ -132,12 +132,19 @@ const OWN: &[(&str, IsOurs)] = &[
     ("/etc/ssh/sshd_config.d/00-malachor.conf", is_directive),
     ("/etc/sysctl.d/zz-malachor.conf", is_kernel_setting),
     ("/etc/profile.d/zz-malachor-logoff.sh", is_logoff),
+    ("/etc/systemd/journald.conf.d/10-malachor.conf", is_journal_setting),
 ];
+/// Directories healing may make for them; what is in them counts.
+const OWN_DIRS: &[&str] = &["/etc/systemd/journald.conf.d"];
 
 /// Whether a file is one healing wrote, and holds nothing else: under its name anybody could hide a line of their own.
 fn is_own(host: &Host, path: &str, stat: &Stat) -> bool {
+    let of_root = stat.uid == 0 || !host.is_live();
+    if OWN_DIRS.contains(&path) && stat.kind == FileKind::Dir {
+        return of_root && stat.mode == 0o755;
+    }
     let Some((_, is_ours)) = OWN.iter().find(|(own, _)| *own == path) else { return false };
-    let safe = stat.kind == FileKind::File && stat.mode == 0o644 && (stat.uid == 0 || !host.is_live());
+    let safe = stat.kind == FileKind::File && stat.mode == 0o644 && of_root;
     let lines = |text: String| {
         let mut lines = text.lines();
         lines.next().is_some_and(|line| line.starts_with("# Written by Malachor (RB-LNX-"))
@@ -153,6 +160,10 @@ fn is_directive(line: &str) -> bool {
 fn is_kernel_setting(line: &str) -> bool {
     line.split_once(" = ")
         .is_some_and(|(name, value)| !name.contains(char::is_whitespace) && value.parse::<i64>().is_ok())
+}
+
+fn is_journal_setting(line: &str) -> bool {
+    ["[Journal]", "Storage=persistent"].contains(&line)
 }
 
 fn is_logoff(line: &str) -> bool {
@@ -289,6 +300,31 @@ mod tests {
             assert_eq!(more.baseline(ID, &then_dirs).judge(ID, &json!({})).0, "fail", "{path}");
         }
         assert_eq!(with(ssh, ours).mode(ssh, 0o664).baseline(ID, &then_dirs).judge(ID, &json!({})).0, "fail");
+    }
+
+    /// Whoever adds a file step adds what that file may hold.
+    #[test]
+    fn every_file_healing_writes_where_this_looks_is_known() {
+        use crate::domain::runbook::Action;
+        let catalog = crate::catalog::Catalog::load(None).unwrap();
+        let watched = ["/etc/", "/usr/", "/root/", "/var/spool/cron/"];
+        for (id, runbook) in &catalog.runbooks {
+            for step in runbook.remediate.iter().flat_map(|remediate| &remediate.steps) {
+                let Action::File { path, .. } = &step.action else { continue };
+                let path = path.source();
+                let known = OWN.iter().any(|(own, _)| *own == path);
+                assert!(known || !watched.iter().any(|dir| path.starts_with(dir)), "{id} writes {path}");
+            }
+        }
+        let journal = "/etc/systemd/journald.conf.d/10-malachor.conf";
+        let ours = "# Written by Malachor (RB-LNX-LOGGING-001): x.\n[Journal]\nStorage=persistent\n";
+        let then = accepted(&machine().dir("/etc/systemd"));
+        let with = |text: &str| {
+            let tree = machine().file(journal, text).mode(journal, 0o644);
+            tree.mode("/etc/systemd/journald.conf.d", 0o755).baseline(ID, &then).judge(ID, &json!({}))
+        };
+        assert_eq!(with(ours), ("pass", vec![]));
+        assert_eq!(with(&format!("{ours}ForwardToSyslog=no\n")).0, "fail");
     }
 
     #[test]
