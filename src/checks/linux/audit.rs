@@ -14,7 +14,8 @@ const UNIT: &str = "auditd.service";
 const RULES: usize = 2000;
 
 /// Facts: `installed`, `unit`, `status` (`{enabled, pid, lost, backlog, backlog_limit}`, as `auditctl(8)` names them),
-/// `lost_since` (records lost since the last run; null at the first), `rules` (rule to `loaded`), `augenrules`.
+/// `lost_since` (records lost since the last run; null at the first), `rules` (rule to `loaded`, with its number where it
+/// is one that leaves something out), `augenrules`, `boot_off` (the kernel was started with the audit system off).
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
@@ -25,6 +26,7 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
     facts.learn("installed", installed);
     facts.learn("unit", unit.map(|unit| unit.fact()));
     facts.set("augenrules", host.has("augenrules"));
+    facts.learn("boot_off", host.read("/proc/cmdline").map(|line| boot_off(&line)));
     if !tool {
         return facts.into();
     }
@@ -37,6 +39,11 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
     }
     facts.learn("rules", rules(host).await);
     facts.into()
+}
+
+/// auditd(8) does not start then, whatever it is told; see its unit's `ConditionKernelCommandLine`.
+fn boot_off(line: &str) -> bool {
+    line.split_whitespace().any(|word| word == "audit=0" || word == "audit=off")
 }
 
 /// `auditctl -s`: one `name number` a line.
@@ -73,8 +80,17 @@ async fn rules(host: &Host) -> Result<Value, HostError> {
     let cmd = Cmd::new(["auditctl", "-l"]);
     let what = cmd.line();
     let output = host.run_ok(cmd).await?;
-    let lines = output.stdout.lines().map(str::trim).filter(|line| line.starts_with('-'));
-    let rules: Map<String, Value> = lines.map(|line| (line.to_owned(), json!("loaded"))).collect();
+    let lines: Vec<&str> = output.stdout.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.iter().any(|line| !line.starts_with('-') && *line != "No rules") {
+        return Err(HostError::Garbage { what, why: "a line is not a rule".to_owned() });
+    }
+    let mut rules = Map::new();
+    for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with('-')) {
+        // The first rule that fits decides, so where one stands that records nothing matters.
+        let leaves_out = line.contains(" never,") || line.contains(",never ");
+        let value = if leaves_out { format!("loaded as number {}", number + 1) } else { "loaded".to_owned() };
+        rules.insert((*line).to_owned(), json!(value));
+    }
     if output.truncated || rules.len() > RULES {
         return Err(HostError::Garbage { what, why: format!("more than {RULES} rules") });
     }
@@ -83,7 +99,7 @@ async fn rules(host: &Host) -> Result<Value, HostError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Tree;
+    use super::super::fixture::{Tree, refusals};
     use super::*;
 
     const ID: &str = "RB-LNX-AUDIT-001";
@@ -95,6 +111,7 @@ mod tests {
         );
         Tree::new()
             .systemd()
+            .file("/proc/cmdline", "root=/dev/sda1 quiet\n")
             .unit(UNIT, "loaded", active, "x", "enabled")
             .answer("auditctl -s", &status)
             .answer("auditctl -l", &format!("{RULE}\n"))
@@ -118,6 +135,15 @@ mod tests {
     }
 
     #[test]
+    fn another_daemon_may_take_the_records_and_one_switched_off_at_boot_is_not_started() {
+        let other = machine("inactive", 1, 700, 0, 0).unit(UNIT, "not-found", "inactive", "dead", "");
+        assert_eq!(other.judge(ID, &json!({})), ("pass", vec![]));
+        let off = machine("inactive", 0, 0, 0, 0).file("/proc/cmdline", "root=/dev/sda1 audit=0 quiet\n");
+        assert!(refusals(ID, &json!({}), &off)[0].contains("audit=0"));
+        assert_eq!(refusals(ID, &json!({}), &machine("inactive", 0, 0, 0, 0)), Vec::<String>::new());
+    }
+
+    #[test]
     fn lost_records_and_a_full_queue_warn() {
         let before = |lost: u64| json!({"status": {"lost": lost}});
         let lost = |tree: Tree| tree.judge(ID, &json!({}));
@@ -132,6 +158,15 @@ mod tests {
     fn rules_are_compared_with_what_was_accepted() {
         let more = machine("active", 1, 700, 0, 0).answer("auditctl -l", &format!("{RULE}\n-a never,exit -S all\n"));
         assert_eq!(more.judge(ID, &json!({})), ("fail", vec!["rules_changed".into()]));
+        let never = "-a never,user -F auid=1000";
+        let order = |list: &str| machine("active", 1, 700, 0, 0).answer("auditctl -l", list);
+        let behind = order(&format!("{RULE}\n{never}\n"));
+        let then = json!({"rules": behind.observe(ID, &json!({})).facts["rules"]});
+        assert_eq!(behind.baseline(ID, &then).judge(ID, &json!({})), ("pass", vec![]));
+        let before = order(&format!("{never}\n{RULE}\n")).baseline(ID, &then);
+        assert_eq!(before.judge(ID, &json!({})), ("fail", vec!["rules_changed".into()]), "now it hides the other");
+        let old = order("LIST_RULES: exit,always watch=/etc/passwd perm=wa\n");
+        assert_eq!(old.judge(ID, &json!({})).0, "unknown", "not a form we know");
         let none = machine("active", 1, 700, 0, 0).answer("auditctl -l", "No rules\n");
         assert_eq!(none.judge(ID, &json!({})), ("fail", vec!["no_rules".into(), "rules_changed".into()]));
     }

@@ -10,19 +10,11 @@ use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
 use crate::host::{Cmd, HostError};
 
-/// Programs that let people in, by the name they log under (GDM's worker really ends in a bracket).
-const PROGRAMS: &[&str] = &[
-    "sshd",
-    "sshd-session",
-    "sudo",
-    "su",
-    "login",
-    "gdm-password]",
-    "lightdm",
-    "sddm-helper",
-    "polkit-agent-helper-1",
-    "cockpit-session",
-];
+/// OpenSSH's server, from 9.8 on in two programs.
+const SSHD: &[&str] = &["sshd", "sshd-session"];
+/// Programs that let people in at the machine itself, by the name they log under (GDM's worker really ends in a bracket).
+const PROGRAMS: &[&str] =
+    &["sudo", "su", "login", "gdm-password]", "lightdm", "sddm-helper", "polkit-agent-helper-1", "cockpit-session"];
 /// Journal entries read: more in an hour is an attack whatever their exact number.
 const ENTRIES: usize = 5000;
 
@@ -73,8 +65,11 @@ fn question(context: Context<'_>) -> Cmd {
     let since = format!("--since=@{}", context.now.as_second() - 3600);
     let count = ENTRIES.to_string();
     let fixed = ["journalctl", "-q", "--no-pager", "-o", "json", "--output-fields=MESSAGE", &since, "-n", &count];
-    let programs = PROGRAMS.iter().map(|program| format!("SYSLOG_IDENTIFIER={program}"));
-    Cmd::new(fixed.iter().map(|word| (*word).to_owned()).chain(programs))
+    let program = |name: &&str| format!("SYSLOG_IDENTIFIER={name}");
+    // Anybody may write to the journal under any name; what sshd says comes from root.
+    let remote = std::iter::once("_UID=0".to_owned()).chain(SSHD.iter().map(|name| program(&name)));
+    let local = std::iter::once("+".to_owned()).chain(PROGRAMS.iter().map(|name| program(&name)));
+    Cmd::new(fixed.iter().map(|word| (*word).to_owned()).chain(remote).chain(local))
         .timeout(Duration::from_secs(20))
         .cap(8 * 1024 * 1024)
 }
@@ -90,8 +85,10 @@ struct Counted {
 
 /// What a line says about a log-in, in the words of OpenSSH's `auth.c` and of `pam_unix`.
 enum Said<'a> {
-    /// A password or answer was wrong; `stranger` where no such account exists.
-    Failed { account: &'a str, source: &'a str, stranger: bool },
+    /// A password or answer was wrong; `stranger` where no such account exists, `asked` where PAM asked for it.
+    Failed { account: &'a str, source: &'a str, stranger: bool, asked: bool },
+    /// PAM refused an answer; sshd tells of it before its own words, and of those not for every answer.
+    Refused { account: &'a str, source: &'a str },
     /// An account that does not exist was asked for.
     Stranger { account: &'a str, source: &'a str },
     /// Someone at this machine gave a wrong password, so often.
@@ -107,14 +104,23 @@ fn count(messages: &[String], guesses: usize) -> Counted {
     let mut from: BTreeMap<String, usize> = BTreeMap::new();
     // A wrong password for an unknown account is told in two lines; it is one failure.
     let mut strangers: BTreeMap<String, usize> = BTreeMap::new();
+    let mut refused: BTreeMap<String, usize> = BTreeMap::new();
     for message in messages {
         match said(message) {
-            Said::Failed { account, source, stranger } => {
-                let told = strangers.get_mut(source).filter(|told| stranger && **told > 0);
-                match told {
+            Said::Failed { account, source, stranger, asked } => {
+                let told = match (stranger, asked) {
+                    (true, _) => strangers.get_mut(source),
+                    (false, true) => refused.get_mut(source),
+                    (false, false) => None,
+                };
+                match told.filter(|told| **told > 0) {
                     Some(told) => *told -= 1,
                     None => fail(&mut counted, &mut from, account, source),
                 }
+            }
+            Said::Refused { account, source } => {
+                *refused.entry(source.to_owned()).or_default() += 1;
+                fail(&mut counted, &mut from, account, source);
             }
             Said::Stranger { account, source } => {
                 *strangers.entry(source.to_owned()).or_default() += 1;
@@ -147,7 +153,19 @@ fn said(message: &str) -> Said<'_> {
             Some(rest) => (true, rest),
             None => (false, rest),
         };
-        return who_from(rest).map_or(Said::Other, |(account, source)| Said::Failed { account, source, stranger });
+        let asked = message.starts_with("Failed keyboard-interactive");
+        return who_from(rest).map_or(Said::Other, |(account, source)| Said::Failed {
+            account,
+            source,
+            stranger,
+            asked,
+        });
+    }
+    // Of an account that does not exist it has told already.
+    if let Some(rest) = message.strip_prefix("error: PAM: Authentication failure for ")
+        && !rest.starts_with("illegal user ")
+    {
+        return who_from(rest).map_or(Said::Other, |(account, source)| Said::Refused { account, source });
     }
     if let Some(rest) = message.strip_prefix("Invalid user ") {
         return who_from(rest).map_or(Said::Other, |(account, source)| Said::Stranger { account, source });
@@ -259,6 +277,30 @@ mod tests {
     fn many_other_messages_are_no_failures_but_may_hide_some() {
         let noise = times(ENTRIES, "dana : PWD=/ ; USER=root ; COMMAND=/usr/bin/true");
         assert_eq!(machine(&noise).judge(ID, &json!({})), ("warn", vec!["messages_left_out".into()]));
+    }
+
+    /// As OpenSSH 9.2 with `KbdInteractiveAuthentication yes` tells two wrong answers and one of a stranger.
+    #[test]
+    fn answers_pam_refused_are_counted_once_each() {
+        let lines = [
+            "error: PAM: Authentication failure for root from 203.0.113.9".to_owned(),
+            "error: PAM: Authentication failure for root from 203.0.113.9".to_owned(),
+            "Failed keyboard-interactive/pam for root from 203.0.113.9 port 40122 ssh2".to_owned(),
+            "Invalid user admin from 203.0.113.9 port 40123".to_owned(),
+            "error: PAM: Authentication failure for illegal user admin from 203.0.113.9".to_owned(),
+            "Failed keyboard-interactive/pam for invalid user admin from 203.0.113.9 port 40123 ssh2".to_owned(),
+        ];
+        assert_eq!(machine(&lines).observe(ID, &json!({})).facts["remote"], json!(3));
+    }
+
+    #[test]
+    fn only_root_speaks_for_sshd() {
+        let (empty, settings) = (Tree::new(), serde_json::Map::new());
+        let context = Context { host: &empty.host(), settings: &settings, now: now(), own: &Value::Null, before: None };
+        let line = question(context).line();
+        let (remote, local) = line.split_once(" + ").unwrap();
+        assert!(remote.ends_with("_UID=0 SYSLOG_IDENTIFIER=sshd SYSLOG_IDENTIFIER=sshd-session"), "{remote}");
+        assert!(local.starts_with("SYSLOG_IDENTIFIER=sudo") && !local.contains("sshd"), "{local}");
     }
 
     #[test]
