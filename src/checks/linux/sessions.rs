@@ -1,10 +1,11 @@
 //! Automatic logoff: when the shell, and the log-in manager, end a session nobody uses.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
-use crate::domain::time::parse_duration;
 use crate::host::{Host, HostError};
 
 /// Start files of log-in shells: NixOS's, and those a profile reads before it comes to the directory.
@@ -109,16 +110,21 @@ fn number(value: &str) -> Option<u64> {
     if value.is_empty() { Some(0) } else { value.parse().ok() }
 }
 
-/// `StopIdleSessionSec`, the last one that is set.
+/// `StopIdleSessionSec`, the last one that is set; an empty one takes back what was set before.
+///
+/// Drop-ins are read in the order of their names, wherever they lie; one in `/etc` hides one of its name elsewhere.
 fn logind(host: &Host) -> Result<Value, HostError> {
-    let mut files = vec![LOGIND.to_owned()];
+    let mut named: BTreeMap<String, String> = BTreeMap::new();
     for dir in LOGIND_DIRS {
-        files.extend(dropins(host, dir, ".conf")?);
+        for file in dropins(host, dir, ".conf")? {
+            named.insert(file.rsplit('/').next().unwrap_or_default().to_owned(), file);
+        }
     }
     let mut last = Value::Null;
-    for file in files {
+    for file in std::iter::once(LOGIND.to_owned()).chain(named.into_values()) {
         for line in optional(host, &file)?.lines() {
-            if let Some(value) = line.trim().strip_prefix("StopIdleSessionSec=") {
+            let Some((key, value)) = line.split_once('=') else { continue };
+            if key.trim() == "StopIdleSessionSec" {
                 last = seconds(value.trim()).map_or(Value::Null, Value::from);
             }
         }
@@ -126,14 +132,27 @@ fn logind(host: &Host) -> Result<Value, HostError> {
     Ok(last)
 }
 
-/// `900`, `15min`, `1h`, as far as one unit goes; `infinity` and zero never end anything.
+/// Units of `systemd.time(7)` in seconds, as far as a session lasts.
+const UNITS: &[(&[&str], u64)] = &[
+    (&["s", "sec", "second", "seconds", ""], 1),
+    (&["m", "min", "minute", "minutes"], 60),
+    (&["h", "hr", "hour", "hours"], 3_600),
+    (&["d", "day", "days"], 86_400),
+    (&["w", "week", "weeks"], 604_800),
+];
+
+/// `900`, `15min`, `1h 30min`; `infinity`, zero, nothing and what cannot be read never end anything.
 fn seconds(text: &str) -> Option<u64> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(seconds).filter(|seconds| *seconds > 0);
+    let (mut total, mut rest) = (0_u64, text.trim());
+    while !rest.is_empty() {
+        let (digits, more) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
+        let more = more.trim_start();
+        let (unit, after) = more.split_at(more.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(more.len()));
+        let (_, each) = UNITS.iter().find(|(names, _)| names.contains(&unit))?;
+        total = total.checked_add(digits.parse::<u64>().ok()?.checked_mul(*each)?)?;
+        rest = after.trim_start();
     }
-    let short = text.replace(' ', "").replace("minutes", "m").replace("minute", "m").replace("min", "m");
-    let short = short.replace("hours", "h").replace("hour", "h").replace("seconds", "s").replace("sec", "s");
-    parse_duration(&short).map(|duration| duration.as_secs())
+    Some(total).filter(|total| *total > 0)
 }
 
 /// Whether log-in shells read what lies in the directory healing writes to.
@@ -212,6 +231,32 @@ mod tests {
         let fixed = machine("readonly TMOUT=7200\n");
         assert_eq!(fixed.judge(ID, &json!({})).1, ["logoff_too_late"]);
         assert!(super::super::fixture::refusals(ID, &json!({}), &fixed)[0].contains("read-only"));
+    }
+
+    #[test]
+    fn what_logind_is_told_last_holds() {
+        for (text, ends) in [
+            ("900", Some(900)),
+            ("15min", Some(900)),
+            ("1h 30min", Some(5_400)),
+            ("1h30m", Some(5_400)),
+            ("2 hours", Some(7_200)),
+            ("infinity", None),
+            ("0", None),
+            ("", None),
+            ("15 moons", None),
+        ] {
+            assert_eq!(seconds(text), ends, "{text}");
+        }
+        let says = |value: &str| format!("[Login]\nStopIdleSessionSec = {value}\n");
+        let both = machine("")
+            .file("/usr/lib/systemd/logind.conf.d/50-x.conf", &says("1d"))
+            .file("/etc/systemd/logind.conf.d/10-y.conf", &says("10min"));
+        assert_eq!(both.judge(ID, &json!({})).1, ["logoff_too_late"], "50-x comes after 10-y");
+        let hidden = both.file("/etc/systemd/logind.conf.d/50-x.conf", "");
+        assert_eq!(hidden.judge(ID, &json!({})), ("pass", vec![]), "one of its name in /etc hides it");
+        let back = hidden.file("/etc/systemd/logind.conf.d/90-z.conf", &says(""));
+        assert_eq!(back.judge(ID, &json!({})).1, ["no_automatic_logoff"]);
     }
 
     #[test]
