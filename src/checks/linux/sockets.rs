@@ -37,7 +37,8 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
     let reach = firewall::reach(context.host).await;
     match sockets(context.host) {
         Ok((mut sockets, fleeting)) => {
-            sockets.extend(fleeting.iter().filter(|socket| known(socket)).cloned());
+            let staying: BTreeSet<&Socket> = fleeting.iter().filter(|socket| known(socket)).collect();
+            sockets.extend(staying.iter().map(|socket| (*socket).clone()));
             sockets.sort();
             history.add(context.now, fleeting.iter().map(|socket| json!(socket.key())).collect(), CLIENT, LOOKS);
             facts.set("history", history.fact());
@@ -50,6 +51,11 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
                 );
             }
             facts.set("programs_known", owners.is_ok());
+            let clients = context.list("udp_clients");
+            sockets.retain(|socket| {
+                let owner = owners.as_ref().ok().and_then(|owners| owners.get(&socket.inode));
+                !(staying.contains(socket) && owner.is_some_and(|owner| clients.contains(&owner.as_str())))
+            });
             facts.set("open_unused", reach.as_ref().map_or(Value::Null, |reach| unused(reach, &sockets)));
             facts.set("listening", listening(&sockets, &owners.unwrap_or_default(), reach.as_ref()));
         }
@@ -300,6 +306,8 @@ mod tests {
         first["history"][0]["at"] = json!("2026-03-02T11:50:00Z");
         assert_eq!(first["listening"], json!([]), "it may be a client's");
         assert_eq!(machine("", &udp).before(1, first.clone()).judge(ID, &json!({})).1, ["unexpected_port"]);
+        let avahi = machine("", &udp).link("/proc/7/fd/3", "socket:[4]").link("/proc/7/exe", "/usr/sbin/avahi-daemon");
+        assert_eq!(avahi.before(1, first.clone()).judge(ID, &json!({})).0, "pass", "a client that stays");
         let other = machine("", &line("00000000:9C40", "07", 5)).before(1, first.clone());
         assert_eq!(other.judge(ID, &json!({})).0, "pass", "another socket that came to the same port");
         let again =
