@@ -32,6 +32,8 @@ mod nft_match;
 mod nixos;
 mod own_health;
 mod patching;
+#[cfg(test)]
+mod planned;
 mod ports;
 mod release;
 mod repository;
