@@ -68,7 +68,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "fim" => fim::collect(context).await,
         "firewall" => firewall::collect(context).await,
         "inventory" => inventory::collect(context),
-        "kernel" => kernel::collect(context),
+        "kernel" => kernel::collect(context).await,
         "logging" => logging::collect(context).await,
         "login_failures" => login_failures::collect(context).await,
         "logins" => logins::collect(context).await,
