@@ -71,6 +71,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "fim" => fim::collect(context).await,
         "firewall" => firewall::collect(context).await,
         "inventory" => inventory::collect(context),
+        "journal" => journal_gaps::collect(context).await,
         "kernel" => kernel::collect(context).await,
         "logging" => logging::collect(context).await,
         "login_failures" => login_failures::collect(context).await,

@@ -1,14 +1,13 @@
-//! Logging: journald and syslog are up, what is written survives a restart, a canary written now can be read back, and
-//! nothing is missing.
+//! Logging: journald and syslog are up, what is written survives a restart, a canary written now can be read back.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::canary;
 use super::journal::Journals;
 use super::systemd::{self, Unit};
-use super::{canary, journal_gaps};
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
 use crate::host::{Cmd, Host, HostError};
@@ -19,7 +18,7 @@ const SYSLOG_FILES: &[&str] = &["/var/log/syslog", "/var/log/messages"];
 const CURRENT_S: (i64, i64) = (600, 86_400);
 
 /// Facts: `journald`, `syslog`, `persistent`, `newest_age_s`, `oldest_age_d`, `installed_age_d`, `log_used_percent`,
-/// `canary` (see [`canary`]), and those of [`journal_gaps`].
+/// `canary` (see [`canary`]).
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
@@ -51,7 +50,6 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
         }
         Err(error) => facts.fail_all(&["persistent", "oldest_age_d"], &error),
     }
-    journal_gaps::collect(context, &mut facts).await;
     facts.into()
 }
 
@@ -100,11 +98,6 @@ mod tests {
     const TOKEN: &str = "8c1f8a3e-55d4-4d3e-9a3d-2f5d8f5f4a10";
     const READ: &str = "journalctl -q --no-pager -o json -n 20 SYSLOG_IDENTIFIER=malachor-canary";
 
-    const BOOT: &str = "0f0e0d0c-0000-4000-8000-000000000001";
-    const LIST: &str = "journalctl -q --no-pager --list-boots -o json";
-    const DROPS: &str = "journalctl -q --no-pager -o json -n 1000 --since -1h MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e _TRANSPORT=driver";
-    const VERIFY: &str = "journalctl --no-pager --verify";
-
     /// Its entries begin so many days ago and end so many seconds ago.
     fn journal_file(days: i64, ends_s: i64) -> Vec<u8> {
         let mut bytes = vec![0; 256];
@@ -119,14 +112,6 @@ mod tests {
         json!({"__REALTIME_TIMESTAMP": now().as_microsecond().to_string(), "MESSAGE": message}).to_string()
     }
 
-    fn boots(ids: &[(&str, i64)]) -> String {
-        let boot = |(id, days): &(&str, i64)| {
-            let first = now().as_microsecond() - days * 86_400_000_000;
-            json!({"index": 0, "boot_id": id.replace('-', ""), "first_entry": first, "last_entry": now().as_microsecond()})
-        };
-        ids.iter().map(boot).collect::<Value>().to_string()
-    }
-
     fn machine(journal: &str, syslog: &str) -> Tree {
         let tree = Tree::new()
             .systemd()
@@ -134,7 +119,6 @@ mod tests {
             .aged("/etc/machine-id", 24 * 200)
             .bytes(&format!("{journal}/abc/system.journal"), &journal_file(100, 1))
             .file("/proc/sys/kernel/random/uuid", TOKEN)
-            .file("/proc/sys/kernel/random/boot_id", BOOT)
             .file("/var/log/syslog", syslog)
             .dir("/run/systemd/journal")
             .unit(JOURNALD, "loaded", "active", "running", "static")
@@ -142,9 +126,7 @@ mod tests {
             .unit("syslog.service", "loaded", "active", "running", "alias")
             .answer("journalctl -q --no-pager -o json -n 1", &entry("x"))
             .answer(&format!("logger -t malachor-canary {TOKEN}"), "")
-            .answer(READ, &format!("{}\n{}\n{}\n", entry("older"), entry(TOKEN), entry(&format!("{TOKEN}-native"))))
-            .answer(LIST, &boots(&[(BOOT, 100)]))
-            .answer(DROPS, "");
+            .answer(READ, &format!("{}\n{}\n{}\n", entry("older"), entry(TOKEN), entry(&format!("{TOKEN}-native"))));
         // The journal's own socket: it is there for as long as the file is.
         UnixDatagram::bind(tree.at("/run/systemd/journal/socket")).unwrap();
         tree
@@ -204,57 +186,6 @@ mod tests {
         let last = json!({"__REALTIME_TIMESTAMP": at.to_string(), "MESSAGE": "x"}).to_string();
         let quiet = machine("/var/log/journal", TOKEN).answer("journalctl -q --no-pager -o json -n 1", &last);
         assert_eq!(quiet.judge(ID, &json!({})), ("warn", vec!["journal_quiet".into()]));
-    }
-
-    #[test]
-    fn a_start_whose_log_has_vanished_is_missed() {
-        let history = |id: &str, days: i64| {
-            let at = now() - jiff::SignedDuration::from_hours(24 * days);
-            let seen = json!({id: at.to_string()});
-            json!({"history": [{"at": at.to_string(), "value": {"kind": "boots", "seen": seen}}]})
-        };
-        let judge = |facts: Value| {
-            let tree = machine("/var/log/journal", TOKEN).answer(VERIFY, "PASS: /var/log/journal/abc/system.journal\n");
-            tree.before(1, facts).judge(ID, &json!({}))
-        };
-        assert_eq!(judge(history(&BOOT.replace('-', ""), 20)), ("pass", vec![]));
-        assert_eq!(judge(history("00aa", 20)), ("fail", vec!["boots_missing".into()]));
-        assert_eq!(judge(history("00aa", 101)), ("pass", vec![]), "older than the journal reaches");
-        let old_systemd = machine("/var/log/journal", TOKEN).answer(LIST, " 0 0f0e Mon 2026-03-02 11:00:00 UTC\n");
-        assert_eq!(old_systemd.judge(ID, &json!({})), ("pass", vec![]));
-        let facts = machine("/var/log/journal", TOKEN).observe(ID, &json!({})).facts;
-        assert_eq!(facts["history"][0]["value"]["seen"].as_object().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn dropped_messages_are_counted() {
-        let drop = |count: &str| json!({"N_DROPPED": count, "MESSAGE": "Suppressed"}).to_string();
-        let tree = machine("/var/log/journal", TOKEN).answer(DROPS, &format!("{}\n{}\n", drop("163"), drop("40")));
-        let finding = tree.finding(ID, &json!({}));
-        assert_eq!(words(&finding), ("warn", vec!["messages_dropped".into()]));
-        assert_eq!(finding.observation.facts["dropped_last_hour"], json!(203));
-        assert_eq!(tree.judge(ID, &json!({"dropped_warn": 300})), ("pass", vec![]));
-    }
-
-    #[test]
-    fn files_are_verified_once_a_day_and_only_closed_ones_prove_something() {
-        let judge = |status: i32, said: &str, before: Value| {
-            machine("/var/log/journal", TOKEN)
-                .answer_with(VERIFY, status, "", said)
-                .before(1, before)
-                .finding(ID, &json!({}))
-        };
-        let bad = "FAIL: /var/log/journal/abc/system@63ce-01-02.journal (Bad message)\n";
-        let found = judge(1, bad, json!({}));
-        assert_eq!(words(&found), ("fail", vec!["journal_damaged".into()]));
-        let later = judge(0, "", found.observation.facts);
-        assert_eq!(words(&later).1, ["journal_damaged"], "remembered until tomorrow");
-        let open = "PASS: /a@1.journal\nFAIL: /var/log/journal/abc/system.journal (Bad message)\nFAIL: /x@1.journal~ (Bad message)\n";
-        let found = judge(1, open, json!({}));
-        assert_eq!((words(&found).0, &found.observation.facts["verified"]["unclean"]), ("pass", &json!(2)));
-        assert_eq!(words(&judge(0, "what", json!({}))), ("unknown", vec!["journal_damaged".into()]));
-        let first = machine("/var/log/journal", TOKEN).observe(ID, &json!({})).facts;
-        assert_eq!(first["verified"], Value::Null);
     }
 
     #[test]
