@@ -50,6 +50,7 @@ mod ssh;
 mod sysctl;
 mod systemd;
 mod time;
+mod trust;
 mod units;
 
 use crate::domain::finding::{Observation, ProblemKind};
