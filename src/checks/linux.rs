@@ -134,8 +134,8 @@ mod tests {
             ("RB-SERVICE-001", &["win.services"]),
         ] {
             let runbook = &catalog.runbooks[&id.parse().unwrap()];
-            let cites: BTreeSet<String> = runbook.hipaa.iter().cloned().collect();
-            assert_eq!(cites, cited(slugs), "{id}");
+            let said: BTreeSet<String> = runbook.hipaa.iter().cloned().collect();
+            assert_eq!(said, cited(slugs), "{id}");
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) async fn products(context: Context<'_>) -> Result<Vec<Product>, HostE
     Ok(found.into_iter().flatten().collect())
 }
 
-/// CrowdStrike: `aid="…", rfm-state=false.`: enrolled, and not in reduced functionality mode.
+/// `CrowdStrike`: `aid="…", rfm-state=false.`: enrolled, and not in reduced functionality mode.
 async fn falcon(host: &Host) -> Result<Option<Product>, HostError> {
     if !host.has(FALCON) {
         return Ok(None);
@@ -95,7 +95,7 @@ async fn defender(host: &Host) -> Result<Option<Product>, HostError> {
     Ok(Some(Product { definitions_age_h, ..Product::scanner("Microsoft Defender", healthy, say) }))
 }
 
-/// SentinelOne has no machine-readable status: its unit is what can be known.
+/// `SentinelOne` has no machine-readable status: its unit is what can be known.
 async fn sentinel_one(host: &Host) -> Result<Option<Product>, HostError> {
     if !host.exists(SENTINEL) {
         return Ok(None);
@@ -151,7 +151,7 @@ mod tests {
     const ASK_FALCON: &str = "/opt/CrowdStrike/falconctl -g --aid --rfm-state";
     const ASK_DEFENDER: &str = "mdatp health --output json";
 
-    /// ClamAV is not there; the named answer is.
+    /// `ClamAV` is not there; the named answer is.
     fn with(line: &str, answer: &str) -> Tree {
         Tree::new()
             .systemd()

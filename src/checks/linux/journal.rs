@@ -66,10 +66,11 @@ fn span(host: &Host, dir: &str, machine: &str) -> Result<Span, HostError> {
         if !head.starts_with(b"LPKSHHRH") {
             return Err(garbage());
         }
-        let first = time(&head, FIRST).ok_or_else(garbage)?;
-        let last = time(&head, LAST).ok_or_else(garbage)?;
+        let (first, last) = (micros(&head, FIRST).ok_or_else(garbage)?, micros(&head, LAST).ok_or_else(garbage)?);
         // A file without entries yet has neither.
-        if let (Some(first), Some(last)) = (first, last) {
+        if first > 0 && last > 0 {
+            let time = |micros| Timestamp::from_microsecond(micros).map_err(|_| garbage());
+            let (first, last) = (time(first)?, time(last)?);
             span.first = Some(span.first.map_or(first, |known| known.min(first)));
             span.last = span.last.max(Some(last));
         }
@@ -77,9 +78,7 @@ fn span(host: &Host, dir: &str, machine: &str) -> Result<Span, HostError> {
     Ok(span)
 }
 
-/// `None` where there is no such word; `Some(None)` where it is zero.
-fn time(head: &[u8], at: usize) -> Option<Option<Timestamp>> {
+fn micros(head: &[u8], at: usize) -> Option<i64> {
     let word = <[u8; 8]>::try_from(head.get(at..at + 8)?).ok()?;
-    let micros = i64::try_from(u64::from_le_bytes(word)).ok()?;
-    if micros == 0 { Some(None) } else { Timestamp::from_microsecond(micros).ok().map(Some) }
+    i64::try_from(u64::from_le_bytes(word)).ok()
 }

@@ -210,8 +210,8 @@ async fn escrow(context: Context<'_>, disks: &[Disk], facts: &mut Facts) {
 fn place(host: &Host, dir: &str) -> Result<Value, HostError> {
     match host.stat(dir) {
         Ok(stat) => {
-            let private = stat.kind == FileKind::Dir && stat.uid == 0 && stat.mode & 0o077 == 0;
-            Ok(json!({"there": true, "private": private}))
+            let open = stat.kind != FileKind::Dir || stat.uid != 0 || stat.mode & 0o077 != 0;
+            Ok(json!({"there": true, "private": !open}))
         }
         Err(HostError::Missing(_)) => Ok(json!({"there": false, "private": false})),
         Err(error) => Err(error),

@@ -95,8 +95,9 @@ fn index_age(context: Context<'_>) -> Result<i64, HostError> {
     for name in host.list(LISTS)?.iter().filter(|name| name.ends_with("_InRelease") || name.ends_with("_Release")) {
         let path = format!("{LISTS}/{name}");
         let head = host.head(&path, 4096)?;
-        if let Some(signed) = signed(&String::from_utf8_lossy(&head)) {
-            let signed = signed.ok_or(HostError::Garbage { what: path, why: "no date in it".to_owned() })?;
+        let text = String::from_utf8_lossy(&head);
+        if is_for_security(&text) {
+            let signed = signed(&text).ok_or(HostError::Garbage { what: path, why: "no date in it".to_owned() })?;
             newest = newest.max(Some(signed));
         }
     }
@@ -104,14 +105,18 @@ fn index_age(context: Context<'_>) -> Result<i64, HostError> {
     Ok(context.seconds_since(newest) / 86_400)
 }
 
-/// `None` for another archive than one for security; else when it was signed, where that can be read.
-fn signed(text: &str) -> Option<Option<Timestamp>> {
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::trim);
-    let suites = ["Suite", "Codename"].iter().any(|name| field(name).is_some_and(|suite| suite.ends_with("-security")));
-    (suites || field("Label") == Some("Debian-Security")).then(|| {
-        let date = DateTime::strptime("%a, %d %b %Y %H:%M:%S UTC", field("Date")?).ok()?;
-        Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp())
-    })
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::trim)
+}
+
+fn is_for_security(text: &str) -> bool {
+    ["Suite", "Codename"].iter().any(|name| field(text, name).is_some_and(|suite| suite.ends_with("-security")))
+        || field(text, "Label") == Some("Debian-Security")
+}
+
+fn signed(text: &str) -> Option<Timestamp> {
+    let date = DateTime::strptime("%a, %d %b %Y %H:%M:%S UTC", field(text, "Date")?).ok()?;
+    Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 /// Names of packages that a security archive would replace, and how many would be replaced or added in all.
@@ -190,7 +195,7 @@ mod tests {
 
     const ID: &str = "RB-LNX-PATCH-001";
     const UPGRADE: &str = "apt-get -s -o Debug::NoLocking=1 --with-new-pkgs upgrade";
-    const INDEX: &str = "/var/lib/apt/lists/deb.debian.org_debian-security_dists_bookworm-security_InRelease";
+    const INDEX: &str = "/var/lib/apt/lists/mirror.example_debian-security_dists_bookworm-security_InRelease";
     const RECORDED: &str = "NOTE: This is only a simulation!\nReading package lists...\n\
         Inst libssl3 [3.0.11-1] (3.0.15-1 Debian-Security:12/stable-security [amd64])\n\
         Inst tzdata [2024a] (2024b Debian:12.8/stable-updates [all])\n\

@@ -20,7 +20,7 @@ static CATALOG: LazyLock<Catalog> = LazyLock::new(|| Catalog::load(None).unwrap_
 impl Tree {
     /// The plan of the first rule that matches what is found here; else what stands in its way.
     pub(super) fn plan(&self, id: &str, settings: &Value) -> Result<Plan, Vec<String>> {
-        by_rule(self.finding(id, settings), settings)
+        by_rule(&self.finding(id, settings), settings)
     }
 }
 
@@ -29,19 +29,19 @@ pub(super) fn plan_for(id: &str, settings: &Value, facts: Value) -> Result<Plan,
     let runbook = &CATALOG.runbooks[&id.parse().unwrap()];
     let complete = runbook.settings.check(settings.as_object().unwrap()).unwrap();
     let seen = Observation { facts, problems: Vec::new() };
-    by_rule(runbook.judge(&Target::host(), seen, &complete, now()), settings)
+    by_rule(&runbook.judge(&Target::host(), seen, &complete, now()), settings)
 }
 
-fn by_rule(finding: Finding, settings: &Value) -> Result<Plan, Vec<String>> {
-    let question = Question::about(&finding);
+fn by_rule(finding: &Finding, settings: &Value) -> Result<Plan, Vec<String>> {
+    let question = Question::about(finding);
     let rule = CATALOG.rules.choose(&question).ok_or_else(|| vec!["no rule".to_owned()])?;
     let params = rule.arguments(&question).map_err(|why| vec![why])?;
     let runbook = &CATALOG.runbooks[&rule.run];
     // A rule may run another runbook than the check's: then its settings are the defaults.
     let given = if runbook.id == finding.check { settings.as_object().cloned().unwrap() } else { Map::new() };
     let settings = runbook.settings.shown(&runbook.settings.check(&given).unwrap());
-    let incident = incident(&finding, runbook.severity);
-    let basis = Basis { incident: &incident, finding: &finding, settings: &settings };
+    let incident = incident(finding, runbook.severity);
+    let basis = Basis { incident: &incident, finding, settings: &settings };
     let params = runbook.params.check(&params).unwrap();
     let unmet = planning::unmet(runbook.remediate.as_ref().unwrap(), basis, &params);
     if !unmet.is_empty() {

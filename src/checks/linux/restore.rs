@@ -45,16 +45,21 @@ async fn run(context: Context<'_>, history: &mut History, facts: &mut Facts) -> 
     let Some(repository) = configured else {
         // Whoever sets one up again begins anew.
         *history = History::default();
-        return nothing(facts);
+        nothing(facts);
+        return Ok(());
     };
     if history.latest(BEGUN).is_none() {
         history.replace(BEGUN, context.now, json!({}));
     }
     if !present {
-        return nothing(facts);
+        nothing(facts);
+        return Ok(());
     }
     let snapshots = repository.snapshots(context.now).await?.snapshots;
-    let Some(newest) = snapshots.first() else { return nothing(facts) };
+    let Some(newest) = snapshots.first() else {
+        nothing(facts);
+        return Ok(());
+    };
     facts.set("snapshot", json!({"age_min": age_min(context, newest)}));
     match test(context, &repository, newest).await {
         Ok(test) => {
@@ -69,11 +74,10 @@ async fn run(context: Context<'_>, history: &mut History, facts: &mut Facts) -> 
     Ok(())
 }
 
-fn nothing(facts: &mut Facts) -> Result<(), HostError> {
+fn nothing(facts: &mut Facts) {
     for name in ["snapshot", "test", "check"] {
         facts.set(name, Value::Null);
     }
-    Ok(())
 }
 
 /// What came back.
@@ -245,7 +249,7 @@ pub(super) mod tests {
                 std::fs::write(lab.at(&format!("src/{name}")), content).unwrap();
             }
             lab.run(if tool == "borg" { &["init", "-e", "repokey"] } else { &["init"] });
-            lab.snapshot();
+            lab.snapshot("11:00:00");
             Some(lab)
         }
 
@@ -253,11 +257,11 @@ pub(super) mod tests {
             self.dir.path().join(name).display().to_string()
         }
 
-        fn snapshot(&self) {
+        /// Dated as the clock of the fixtures goes.
+        fn snapshot(&self, at: &str) {
             match self.tool {
-                // Dated as the clock of the fixtures goes.
-                "borg" => self.run(&["create", "--timestamp", "2026-03-02T11:00:00", "::one", &self.at("src")]),
-                _ => self.run(&["backup", "--time", "2026-03-02 11:00:00", &self.at("src")]),
+                "borg" => self.run(&["create", "--timestamp", &format!("2026-03-02T{at}"), "::one", &self.at("src")]),
+                _ => self.run(&["backup", "--time", &format!("2026-03-02 {at}"), &self.at("src")]),
             }
         }
 
@@ -409,7 +413,7 @@ pub(super) mod tests {
         assert_eq!(hours(u64::MAX, 1, u64::MAX), None);
         let Some(lab) = Lab::new("restic") else { return };
         std::fs::write(lab.at("src/large"), vec![7_u8; 20_000_000]).unwrap();
-        lab.snapshot();
+        lab.snapshot("11:30:00");
         let (verdict, _, facts) = lab.judge();
         assert_eq!((verdict, &facts["test"]["full_h"]), ("pass", &json!(1)), "{facts}");
     }
