@@ -13,7 +13,8 @@ const ASKED: &[&str] = &["repository", "snapshot", "ahead", "covered", "unclear"
 
 /// Facts: `repository`, `snapshot`, `ahead` (how many are dated in the future), `covered` (`[{path, age_min}]`), `unclear`:
 /// zero, or why it is not known what a snapshot holds; `encrypted`, `sizes` (see [`backup_size`]), and `job`: the unit's
-/// state with `started_min`, minutes since its last run began, null where it has not run since the machine started.
+/// state with `started_min`, minutes since its last run began, null where it has not run since the machine started, or systemd has
+/// forgotten a unit that no timer refers to.
 /// Only this machine's snapshots count.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
