@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn mistakes_are_shown_with_their_place() {
         insta::assert_snapshot!(lint(&disk().replace("severity: high", "severity: hihg")));
-        insta::assert_snapshot!(lint(&disk().replace("164.308(a)(7)(ii)(B)", "164.308(a)(7)(ii)(X)")));
+        insta::assert_snapshot!(lint(&disk().replace("164.308(a)(1)(ii)(B)", "164.308(a)(1)(ii)(X)")));
         insta::assert_snapshot!(lint(&disk().replace("facts.filesystems |", "fact.filesystems |")));
         insta::assert_snapshot!(lint(&disk().replace("collector: disk", "collector: dsik")));
         insta::assert_snapshot!(lint(&disk().replace("confirm", "x").replace("why:", "wyh:")));

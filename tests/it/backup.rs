@@ -24,7 +24,7 @@ fn practice(repository: &str) -> Place {
     let env_file = place.write("restic.env", &format!("# for restic\nRESTIC_PASSWORD=\"{PASSWORD}\"\n"));
     let at = |name: &str| place.dir.path().join(name).display().to_string();
     let config = format!(
-        "[site]\nid = \"clinic\"\n[agent]\nstate_dir = {:?}\n[heal]\nmode = \"heal\"\n[runbooks.{CHECK}]\nsettings = {{ repository = {:?}, env_file = {:?}, paths = [{:?}] }}\n",
+        "[site]\nid = \"clinic\"\n[agent]\nstate_dir = {:?}\n[heal]\nmode = \"heal\"\n[runbooks.{CHECK}]\nsettings = {{ repository = {:?}, env_file = {:?}, paths = [{:?}], offsite = true }}\n",
         at("state"),
         repository.replace("PLACE", &at("")),
         env_file,
