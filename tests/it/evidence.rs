@@ -146,7 +146,9 @@ fn a_log_forged_with_the_head_key_alone_is_not_verified() {
     let forged = Log::forged_with_the_head_key();
     let with = |keys: &[String]| {
         let mut trust = Trust::default();
-        keys.iter().for_each(|key| trust.add_key(key).unwrap());
+        for key in keys {
+            trust.add_key(key).unwrap();
+        }
         check(forged.dir.path(), &trust).exit_code()
     };
     assert_eq!(with(&[real.0.to_string(), real.1.to_string()]), 1, "both by name");
