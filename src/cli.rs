@@ -143,18 +143,20 @@ fn run(args: impl IntoIterator<Item = OsString>, env: impl Iterator<Item = (OsSt
         Ok(cli) => cli,
         Err(error) => {
             // clap prints help to stdout and mistakes to stderr, in its own form.
-            error.print().ok();
-            return Exit::from_clap(&error).into();
+            let printed = error.print();
+            let lost = printed.err().filter(|_| !error.use_stderr()).and_then(|error| output::lost(&error));
+            return lost.map_or_else(|| Exit::from_clap(&error), |lost| failed(&lost)).into();
         }
     };
     let printer = Printer::new(&cli.global);
-    match readable(env).and_then(|env| dispatch(cli, env, &printer)) {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            Printer::failure(&failure);
-            failure.exit.into()
-        }
-    }
+    let done = readable(env).and_then(|env| dispatch(cli, env, &printer));
+    let done = done.and_then(|exit| printer.trouble().map_or(Ok(exit), Err));
+    done.unwrap_or_else(|failure| failed(&failure)).into()
+}
+
+fn failed(failure: &Failure) -> Exit {
+    Printer::failure(failure);
+    failure.exit
 }
 
 fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit, Failure> {

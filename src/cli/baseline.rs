@@ -6,9 +6,10 @@ use serde_json::{Map, Value, json};
 use crate::domain::baseline::{Difference, acceptable, differences};
 use crate::domain::id::{CheckId, Target};
 use crate::heal::people;
+use crate::shown;
 
 use super::output::{Printer, Tint};
-use super::session::Session;
+use super::session::{Session, readable};
 use super::{Exit, Failure};
 
 /// Baselines.
@@ -91,6 +92,7 @@ impl Show {
 impl Accept {
     fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         let who = session.who(self.by.as_deref())?;
+        readable("--reason", &self.reason)?;
         let accepted = session.block_on(async {
             let app = session.app()?;
             app.ready().await?;
@@ -140,8 +142,8 @@ fn list(session: &Session<'_>) -> Result<Exit, Failure> {
 }
 
 fn print(out: &Printer, one: &Difference<'_>) {
-    let Difference { key, .. } = one;
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let key = shown::piece(one.key);
+    let text = |value: &Value| shown::piece(&value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     let line = match (one.accepted, one.found) {
         (Some(was), Some(is)) => {
             out.tint(Tint::Doubt, &format!("~ {key}\n    was {}\n    is  {}", text(was), text(is)))

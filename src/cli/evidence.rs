@@ -86,7 +86,7 @@ impl Evidence {
                 if session.out.is_json() {
                     session.out.json(&entry);
                 } else {
-                    session.out.line(serde_json::to_string_pretty(&entry).unwrap_or_default());
+                    session.out.pretty(&entry);
                 }
                 Ok(Exit::Ok)
             }

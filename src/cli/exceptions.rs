@@ -7,7 +7,7 @@ use crate::domain::exception::{self, Effect, Scope, parse_expiry};
 use crate::domain::id::{CheckId, RecordId, RecordKind, Target};
 use crate::heal::people;
 
-use super::session::Session;
+use super::session::{Session, readable};
 use super::{Exit, Failure};
 
 /// Exceptions.
@@ -82,6 +82,16 @@ impl Exception {
 
 impl Add {
     fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        let words = [
+            ("--reason", Some(&self.reason)),
+            ("--compensating", self.compensating.as_ref()),
+            ("--owner", Some(&self.owner)),
+            ("--approver", Some(&self.approver)),
+        ];
+        words
+            .into_iter()
+            .filter_map(|(flag, text)| Some((flag, text?)))
+            .try_for_each(|(flag, text)| readable(flag, text))?;
         let expires = parse_expiry(&self.expires).map_err(|error| Failure::usage(&error))?;
         let id = session.block_on(async {
             let app = session.app()?;

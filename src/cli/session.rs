@@ -10,6 +10,7 @@ use crate::catalog::Catalog;
 use crate::config::{Config, Level, Loaded, Role, load, trusted};
 use crate::domain::mode::Mode;
 use crate::host::Host;
+use crate::shown;
 use crate::store::DATABASE;
 
 use super::output::Printer;
@@ -72,13 +73,15 @@ impl<'a> Session<'a> {
     /// Who is at the keyboard: as given, else the user behind sudo, else the user.
     pub(super) fn who(&self, given: Option<&str>) -> Result<String, Failure> {
         let variable = |name: &str| self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        given
+        let who = given
             .map(str::to_owned)
             .or_else(|| variable("SUDO_USER"))
             .or_else(|| variable("USER"))
             .or_else(|| variable("LOGNAME"))
             .filter(|name| !name.trim().is_empty())
-            .ok_or_else(|| Failure::new(Exit::Usage, "a decision needs a name: give `--by NAME`"))
+            .ok_or_else(|| Failure::new(Exit::Usage, "a decision needs a name: give `--by NAME`"))?;
+        readable("--by", &who)?;
+        Ok(who)
     }
 
     /// The capabilities on the real state, which a command other than the agent never creates.
@@ -132,6 +135,15 @@ impl<'a> Session<'a> {
             }
         })
     }
+}
+
+/// Refuses words of a decision that would not be read as they were written.
+pub(super) fn readable(flag: &str, text: &str) -> Result<(), Failure> {
+    let shown = shown::piece(text);
+    if shown == text {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Usage, format!("{flag}: control characters are not recorded: `{shown}`")))
 }
 
 /// A private copy of the state, removed when dropped.

@@ -1,5 +1,7 @@
 //! The program as people and programs meet it: help, exit statuses, JSON, the documentation's examples.
 
+mod terminal;
+
 use std::path::Path;
 
 use crate::place::{FILE, Place, facts, program, stderr, stdout, with_file};
