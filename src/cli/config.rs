@@ -5,6 +5,9 @@ use serde_json::json;
 
 use crate::app::check_settings;
 use crate::catalog::Catalog;
+use crate::config::SOURCES;
+use crate::domain::id::CheckId;
+use crate::domain::schema::HIDDEN;
 
 use super::session::Session;
 use super::{Exit, Failure};
@@ -41,7 +44,10 @@ impl Config {
                 ));
             }
             Self::Show(show) => {
+                // What is secret says the content; broken content must not be the reason to show it.
+                let catalog = session.catalog().or_else(|_| Ok::<_, Failure>(Catalog::load(None)?))?;
                 for (key, value, origin) in loaded.values() {
+                    let value = if may_be_seen(&key, &catalog) { value } else { format!("\"{HIDDEN}\"") };
                     if session.out.is_json() {
                         session.out.json(&json!({"schema": "malachor.config/1", "key": key, "value": value, "origin": origin.to_string()}));
                     } else if show.origin {
@@ -54,4 +60,15 @@ impl Config {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// Whether a value may be shown: of the runbooks' settings only those that are known not to be secret, and of secrets where
+/// they are kept.
+fn may_be_seen(key: &str, catalog: &Catalog) -> bool {
+    let setting = key.strip_prefix("runbooks.").and_then(|rest| rest.split_once(".settings."));
+    let Some((runbook, setting)) = setting else { return true };
+    let (name, source) = setting.split_once('.').unwrap_or((setting, ""));
+    let runbook = runbook.parse::<CheckId>().ok().and_then(|id| catalog.runbooks.get(&id));
+    let field = runbook.and_then(|runbook| runbook.settings.fields().find(|(field, _)| *field == name));
+    field.is_some_and(|(_, field)| !field.secret || SOURCES.contains(&source))
 }

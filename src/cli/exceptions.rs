@@ -92,6 +92,11 @@ impl Add {
             .into_iter()
             .filter_map(|(flag, text)| Some((flag, text?)))
             .try_for_each(|(flag, text)| readable(flag, text))?;
+        if let Some(target) = self.target.as_ref().filter(|target| **target != Target::host()) {
+            let say =
+                format!("nothing here is called `{target}`; the targets of this appliance are: {}", Target::host());
+            return Err(Failure::usage(&say));
+        }
         let expires = parse_expiry(&self.expires).map_err(|error| Failure::usage(&error))?;
         let id = session.block_on(async {
             let app = session.app()?;

@@ -210,7 +210,7 @@ fn laid_out(rows: &[Vec<String>], columns: usize) -> Vec<String> {
 /// How many characters a line of the terminal holds.
 fn columns() -> usize {
     static COLUMNS: LazyLock<usize> = LazyLock::new(|| {
-        let given = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let given = std::env::var_os("COLUMNS").and_then(|columns| columns.to_str()?.parse().ok());
         let size = || rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_col));
         given.or_else(size).filter(|columns| *columns > 0).unwrap_or(80)
     });

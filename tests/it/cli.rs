@@ -106,6 +106,9 @@ fn an_exception_keeps_healing_away_until_it_is_removed() {
     let output = place.run(&refused);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("cannot approve an exception they own"), "{}", stderr(&output));
+    let output = place.run(&[&refused[..], &["--target", "nosuch"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("nothing here is called `nosuch`"), "{}", stderr(&output));
     let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48)).to_string();
     let add = [
         "exception",
@@ -258,6 +261,32 @@ fn generated_pages_come_out() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(program(&["man", "--out", dir.path().to_str().unwrap()]).status.code(), Some(0));
     assert!(dir.path().join("malachor-heal.1").exists());
+}
+
+/// Neither where it is written as it must be nor where a mistake left it in the open.
+#[test]
+fn the_configuration_shows_no_secret() {
+    let place = Place::new(
+        "[runbooks.RB-BACKUP-001.settings]\nrepository = \"s3:hunter2\"\nunit = \"backup.service\"\nrepositry = \"s3:hunter2\"\n\
+         [runbooks.RB-RESTORE-001.settings]\nrepository = { file = \"/nowhere/repository\", password = \"hunter2\" }\n\
+         [runbooks.RB-NOT-001.settings]\nsecret = \"hunter2\"\n",
+    );
+    for args in
+        [&["config", "show", "--origin"][..], &["--json", "config", "show"], &["config", "check"], &["check", "list"]]
+    {
+        let output = place.run(args);
+        let said = stdout(&output) + &stderr(&output);
+        assert!(!said.contains("hunter2"), "{args:?}: {said}");
+        if args.contains(&"show") {
+            assert!(
+                said.contains("***") && said.contains("backup.service") && said.contains("/nowhere/repo"),
+                "{said}"
+            );
+        }
+    }
+    place.append("[catalog]\ndir = \"/nowhere/runbooks\"\n");
+    let shown = place.ok(&["config", "show"]);
+    assert!(!shown.contains("hunter2") && shown.contains("***"), "{shown}");
 }
 
 #[test]
