@@ -23,7 +23,7 @@ use crate::domain::time::{parse_duration, show_duration, signed};
 use crate::domain::window::{Window, Windows};
 
 pub use bounded::{bytes_of, text_of};
-pub use load::{ConfigError, Loaded, Origin, load};
+pub use load::{ConfigError, Loaded, Origin, load, load_without_content};
 pub use secret::{SOURCES, secret};
 pub use trusted::trusted;
 

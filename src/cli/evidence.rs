@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::app::keys_dir;
+use crate::evidence::read::ReadError;
 use crate::evidence::{self, Input, Options, Trust, read};
 
 use super::session::Session;
@@ -82,7 +83,12 @@ impl Evidence {
             Self::List(list) => list.run(session),
             Self::Show(show) => {
                 let input = Input::one(or_state(session, show.path)?);
-                let entry = read::show(&input, show.seq).map_err(|error| Failure::unavailable(&error))?;
+                let entry = read::show(&input, show.seq).map_err(|error| match error {
+                    ReadError::Absent(_) => Failure::usage(&format!("{error}; see `malachor evidence list`")),
+                    ReadError::Source(_) | ReadError::Envelope(_) | ReadError::Statement(_) => {
+                        Failure::unavailable(&error)
+                    }
+                })?;
                 if session.out.is_json() {
                     session.out.json(&entry);
                 } else {

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{App, Clock, init_keys, keys_exist};
 use crate::catalog::Catalog;
-use crate::config::{Config, Level, Loaded, Role, load, trusted};
+use crate::config::{Config, Level, Loaded, Role, load, load_without_content, trusted};
 use crate::domain::mode::Mode;
 use crate::host::Host;
 use crate::shown;
@@ -44,21 +44,30 @@ impl<'a> Session<'a> {
 
     /// The layered configuration.
     pub(super) fn loaded(&self) -> Result<Loaded, Failure> {
+        let file = self.trusted_file()?;
+        Ok(self.leveled(load(file.as_deref(), self.env.iter().cloned())?))
+    }
+
+    fn trusted_file(&self) -> Result<Option<PathBuf>, Failure> {
         let file = self.config_file();
         if let Some(file) = &file {
             trusted(file).map_err(|why| Failure::usage(&why))?;
         }
-        let loaded = load(file.as_deref(), self.env.iter().cloned())?;
+        Ok(file)
+    }
+
+    /// With the flags that say how much is logged.
+    fn leveled(&self, loaded: Loaded) -> Loaded {
         let level = match (self.global.quiet, self.global.verbose) {
             (true, _) => Some((Level::Error, "--quiet")),
             (false, 0) => None,
             (false, 1) => Some((Level::Debug, "--verbose")),
             (false, _) => Some((Level::Trace, "--verbose")),
         };
-        Ok(match level {
+        match level {
             None => loaded,
             Some((level, flag)) => loaded.with_flag("telemetry.level", flag, |config| config.telemetry.level = level),
-        })
+        }
     }
 
     pub(super) fn role(&self) -> Result<Role, Failure> {
@@ -86,7 +95,28 @@ impl<'a> Session<'a> {
 
     /// The capabilities on the real state, which a command other than the agent never creates.
     pub(super) fn app(&self) -> Result<App, Failure> {
-        let loaded = self.loaded()?;
+        self.open(self.loaded()?)
+    }
+
+    /// The same for what must be possible always: where content or the part of a runbook is broken, with what is built in.
+    pub(super) fn app_whatever_the_content(&self) -> Result<App, Failure> {
+        let failure = match self.app() {
+            Err(failure) if failure.exit == Exit::Usage => failure,
+            opened => return opened,
+        };
+        let opened = self
+            .trusted_file()
+            .and_then(|file| Ok(self.leveled(load_without_content(file.as_deref(), self.env.iter().cloned())?)))
+            .and_then(|loaded| self.open(loaded));
+        let Ok(app) = opened else { return Err(failure) };
+        let message = failure.message.trim_end();
+        self.out.note(format!(
+            "{message}\nthis is done all the same, with the built-in content and no settings of runbooks"
+        ));
+        Ok(app)
+    }
+
+    fn open(&self, loaded: Loaded) -> Result<App, Failure> {
         let state = loaded.config.agent.state_dir.clone();
         if !keys_exist(&state) {
             let hint = "run `malachor keys init`, start the agent, or name a configuration with --config";

@@ -126,6 +126,22 @@ pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
+    layered(file, environment, &[])
+}
+
+/// The same without what is said about content and single runbooks, for what must work when that is broken.
+pub fn load_without_content(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    layered(file, environment, &["catalog", "runbooks"])
+}
+
+fn layered(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    without: &[&str],
+) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded::defaults();
     let mut tree = Value::Object(Map::new());
     if let Some(path) = file {
@@ -133,18 +149,27 @@ pub fn load(
             place: path.display().to_string(),
             message: format!("cannot be read: {error}"),
         })?;
-        read_file(path, &text)?;
-        let table: toml::Table = toml::from_str(&text).map_err(|error| file_error(path, &text, &error))?;
+        if without.is_empty() {
+            read_file(path, &text)?;
+        }
+        let mut table: toml::Table = toml::from_str(&text).map_err(|error| file_error(path, &text, &error))?;
+        table.retain(|section, _| !without.iter().any(|part| *part == section));
         tree = serde_json::to_value(&table)
             .map_err(|error| ConfigError { place: path.display().to_string(), message: error.to_string() })?;
         (loaded.origins, loaded.tables) = file_origins(path, &text);
     }
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let section = rest.split("__").next().unwrap_or_default().to_ascii_lowercase();
+        if without.contains(&section.as_str()) {
+            continue;
+        }
         overlay(&mut tree, rest, &name, &value, &mut loaded.origins)?;
     }
+    let place =
+        || file.filter(|_| !without.is_empty()).map_or("environment".to_owned(), |path| path.display().to_string());
     loaded.config = serde_json::from_value(tree)
-        .map_err(|error| ConfigError { place: "environment".to_owned(), message: with_hint(&error.to_string()) })?;
+        .map_err(|error| ConfigError { place: place(), message: with_hint(&error.to_string()) })?;
     loaded.config.check().map_err(|message| {
         let key = message.split(':').next().unwrap_or_default().to_owned();
         ConfigError { place: loaded.place(&key).to_string(), message }
