@@ -1,7 +1,7 @@
 //! Reading a directory of content: only what nobody else can change, and only so much of it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::config::{text_of, trusted};
 
@@ -12,7 +12,7 @@ const DEPTH: usize = 8;
 /// Files and directories looked at.
 const ENTRIES: usize = 2000;
 /// Most bytes of one file of content; the longest of ours has a tenth of that.
-pub(super) const BYTES: u64 = 256 * 1024;
+pub const BYTES: u64 = 256 * 1024;
 
 /// The YAML files below a directory, by path. Links to directories are not followed, so there is no going in circles.
 pub(super) fn read(dir: &Path) -> Result<BTreeMap<String, String>, Diagnostics> {
@@ -40,11 +40,12 @@ pub(super) fn read(dir: &Path) -> Result<BTreeMap<String, String>, Diagnostics> 
     Ok(files)
 }
 
-pub(super) fn is_yaml(path: &Path) -> bool {
+/// Whether a file is content, by its name.
+pub fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
-fn text(path: &PathBuf) -> Result<String, Diagnostics> {
+fn text(path: &Path) -> Result<String, Diagnostics> {
     trusted(path).map_err(|why| complaint(path, &why))?;
     text_of(path, BYTES).map_err(|why| complaint(path, &why))
 }

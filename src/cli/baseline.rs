@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::domain::baseline::{Difference, acceptable, differences};
+use crate::domain::baseline::{self, Difference, acceptable, differences};
 use crate::domain::id::{CheckId, Target};
 use crate::heal::people;
 use crate::shown;
@@ -71,7 +71,7 @@ impl Show {
             let at = found.finding.observed_at;
             if session.out.is_json() {
                 session.out.json(&json!({
-                    "schema": "malachor.baseline-diff/1", "check": self.check, "foundAt": at.to_string(),
+                    "schema": "malachor.baseline_diff/1", "check": self.check, "found_at": at.to_string(),
                     "version": accepted.as_ref().map(|accepted| accepted.version), "differences": different,
                 }));
             } else {
@@ -98,10 +98,23 @@ impl Accept {
             app.ready().await?;
             Ok(people::accept_baseline(&app, &self.check, &self.reason, &who).await?)
         })?;
+        if session.out.is_json() {
+            session.out.json(&as_json(&self.check, Some(&accepted)));
+            return Ok(Exit::Ok);
+        }
         let (check, version, sha256) = (&accepted.check, accepted.version, &accepted.sha256);
         session.out.line(format!("{check} version {version} accepted by {who}, sha256 {sha256}"));
         Ok(Exit::Ok)
     }
+}
+
+fn as_json(check: &CheckId, accepted: Option<&baseline::Baseline>) -> Value {
+    json!({
+        "schema": "malachor.baseline/1", "check": check, "version": accepted.map(|accepted| accepted.version),
+        "accepted_at": accepted.map(|accepted| accepted.accepted_at.to_string()),
+        "accepted_by": accepted.map(|accepted| &accepted.accepted_by),
+        "reason": accepted.map(|accepted| &accepted.reason), "sha256": accepted.map(|accepted| &accepted.sha256),
+    })
 }
 
 fn list(session: &Session<'_>) -> Result<Exit, Failure> {
@@ -112,14 +125,7 @@ fn list(session: &Session<'_>) -> Result<Exit, Failure> {
             let check = runbook.id.clone();
             let accepted = app.store.read(move |tx| tx.baseline(&check, &Target::host())).await?;
             if session.out.is_json() {
-                session.out.json(&json!({
-                    "schema": "malachor.baseline/1", "check": runbook.id,
-                    "version": accepted.as_ref().map(|accepted| accepted.version),
-                    "acceptedAt": accepted.as_ref().map(|accepted| accepted.accepted_at.to_string()),
-                    "acceptedBy": accepted.as_ref().map(|accepted| &accepted.accepted_by),
-                    "reason": accepted.as_ref().map(|accepted| &accepted.reason),
-                    "sha256": accepted.as_ref().map(|accepted| &accepted.sha256),
-                }));
+                session.out.json(&as_json(&runbook.id, accepted.as_ref()));
             }
             rows.push(accepted.map_or_else(
                 || vec![runbook.id.to_string(), "none".to_owned()],

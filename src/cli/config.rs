@@ -8,6 +8,7 @@ use crate::catalog::Catalog;
 use crate::config::SOURCES;
 use crate::domain::id::CheckId;
 use crate::domain::schema::HIDDEN;
+use crate::shown;
 
 use super::session::Session;
 use super::{Exit, Failure};
@@ -37,11 +38,16 @@ impl Config {
                 check_settings(&loaded, &catalog)?;
                 let file =
                     session.config_file().map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());
-                session.out.line(format!(
-                    "{file}: sound, with {} runbooks and {} rules",
-                    catalog.runbooks.len(),
-                    catalog.rules.iter().count()
-                ));
+                let (runbooks, rules) = (catalog.runbooks.len(), catalog.rules.iter().count());
+                if session.out.is_json() {
+                    session.out.json(&json!({
+                        "schema": "malachor.config_check/1", "file": session.config_file(), "runbooks": runbooks, "rules": rules,
+                    }));
+                } else {
+                    session
+                        .out
+                        .line(format!("{}: sound, with {runbooks} runbooks and {rules} rules", shown::piece(&file)));
+                }
             }
             Self::Show(show) => {
                 // What is secret says the content; broken content must not be the reason to show it.

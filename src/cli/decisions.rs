@@ -171,7 +171,7 @@ impl KillSwitch {
             if let (Some(state), Some(who)) = (self.state, &who) {
                 people::set_kill_switch(&app, state == Switch::On, who).await?;
             }
-            Ok(app.store.read(|tx| Thrown::read(tx)).await?)
+            Ok(app.store.read(Thrown::read).await?)
         })?;
         if session.out.is_json() {
             let (state, set) = (if now.on { "on" } else { "off" }, now.set.as_ref());

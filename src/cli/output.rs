@@ -107,14 +107,11 @@ impl Printer {
     fn as_json(&self, text: serde_json::Result<String>) {
         match text {
             // These only stand inside strings, where JSON has a way of its own to write them out.
-            Ok(text) => self.line(text.chars().fold(String::new(), |mut line, c| {
-                if shown::acts(c) {
-                    line.push_str(&format!("\\u{:04x}", u32::from(c)));
-                } else {
-                    line.push(c);
-                }
-                line
-            })),
+            Ok(text) => {
+                let shown = |c: char| if shown::acts(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+                let safe = if text.contains(shown::acts) { text.chars().map(shown).collect() } else { text };
+                self.line(safe);
+            }
             Err(error) => self.note(format!("this cannot be written as JSON: {error}")),
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{App, Clock, init_keys, keys_exist};
+use crate::app::{App, AppError, Clock, init_keys, keys_exist};
 use crate::catalog::Catalog;
 use crate::config::{Config, Level, Loaded, Role, load, load_without_content, trusted};
 use crate::domain::mode::Mode;
@@ -79,6 +79,17 @@ impl<'a> Session<'a> {
         Ok(Catalog::load(self.loaded()?.config.catalog.dir.as_deref())?)
     }
 
+    /// The content the configuration names; where that is broken, what is built in, for work on other files.
+    pub(super) fn catalog_or_built_in(&self) -> Result<Catalog, Failure> {
+        self.catalog().or_else(|failure| {
+            let message = failure.message.trim_end();
+            self.out.note(format!(
+                "{message}\nthe configured content is left out: the files are held to the built-in content"
+            ));
+            Ok(Catalog::load(None)?)
+        })
+    }
+
     /// Who is at the keyboard: as given, else the user behind sudo, else the user.
     pub(super) fn who(&self, given: Option<&str>) -> Result<String, Failure> {
         let variable = |name: &str| self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
@@ -104,10 +115,7 @@ impl<'a> Session<'a> {
             Err(failure) if failure.exit == Exit::Usage => failure,
             opened => return opened,
         };
-        let opened = self
-            .trusted_file()
-            .and_then(|file| Ok(self.leveled(load_without_content(file.as_deref(), self.env.iter().cloned())?)))
-            .and_then(|loaded| self.open(loaded));
+        let opened = self.loaded_without_content().and_then(|loaded| self.open(loaded));
         let Ok(app) = opened else { return Err(failure) };
         let message = failure.message.trim_end();
         self.out.note(format!(
@@ -116,14 +124,25 @@ impl<'a> Session<'a> {
         Ok(app)
     }
 
+    /// The layered configuration without content and the parts of runbooks.
+    pub(super) fn loaded_without_content(&self) -> Result<Loaded, Failure> {
+        let file = self.trusted_file()?;
+        Ok(self.leveled(load_without_content(file.as_deref(), self.env.iter().cloned())?))
+    }
+
     fn open(&self, loaded: Loaded) -> Result<App, Failure> {
         let state = loaded.config.agent.state_dir.clone();
         if !keys_exist(&state) {
             let hint = "run `malachor keys init`, start the agent, or name a configuration with --config";
             return Err(Failure::new(Exit::Unavailable, format!("{}: no appliance here; {hint}", state.display())));
         }
+        Ok(self.open_there(loaded)?)
+    }
+
+    /// The capabilities on a state that is there, or why not.
+    pub(super) fn open_there(&self, loaded: Loaded) -> Result<App, AppError> {
         self.quiet_logs(&loaded.config);
-        Ok(App::open(loaded, Host::live(), Clock::system())?)
+        App::open(loaded, Host::live(), Clock::system())
     }
 
     /// The capabilities on a private copy of the state: the pipeline runs as ever and nothing of it is kept.

@@ -153,7 +153,7 @@ fn layered(
             read_file(path, &text)?;
         }
         let mut table: toml::Table = toml::from_str(&text).map_err(|error| file_error(path, &text, &error))?;
-        table.retain(|section, _| !without.iter().any(|part| *part == section));
+        table.retain(|section, _| !without.contains(&section));
         tree = serde_json::to_value(&table)
             .map_err(|error| ConfigError { place: path.display().to_string(), message: error.to_string() })?;
         (loaded.origins, loaded.tables) = file_origins(path, &text);
@@ -200,16 +200,20 @@ fn key_of_value(text: &str, offset: usize) -> Option<String> {
 
 fn key_in_table(table: &toml::de::DeTable<'_>, offset: usize) -> Option<String> {
     table.iter().find_map(|(key, value)| {
-        let inner = match value.get_ref() {
-            toml::de::DeValue::Table(table) => key_in_table(table, offset)?,
-            toml::de::DeValue::Array(items) => items.iter().find_map(|item| match item.get_ref() {
-                toml::de::DeValue::Table(table) => key_in_table(table, offset),
-                _ => item.span().contains(&offset).then(String::new),
-            })?,
-            _ => value.span().contains(&offset).then(String::new)?,
-        };
+        let inner = key_in(value.get_ref(), value.span(), offset)?;
         Some(if inner.is_empty() { key.get_ref().to_string() } else { format!("{}.{inner}", key.get_ref()) })
     })
+}
+
+/// The rest of the key inside a value; empty where the value itself stands there.
+fn key_in(value: &toml::de::DeValue<'_>, span: std::ops::Range<usize>, offset: usize) -> Option<String> {
+    if let toml::de::DeValue::Table(table) = value {
+        return key_in_table(table, offset);
+    }
+    if let toml::de::DeValue::Array(items) = value {
+        return items.iter().find_map(|item| key_in(item.get_ref(), item.span(), offset));
+    }
+    span.contains(&offset).then(String::new)
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -1,5 +1,6 @@
 //! The program as people and programs meet it: help, exit statuses, JSON, the documentation's examples.
 
+mod programs;
 mod terminal;
 
 use std::path::Path;
