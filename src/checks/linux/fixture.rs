@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use super::super::{Before, Context, linux};
 use crate::catalog::Catalog;
 use crate::domain::baseline::{self, Baseline};
+use crate::domain::expr::{Answer, Scope};
 use crate::domain::finding::{Finding, Observation};
 use crate::domain::id::Target;
-use crate::domain::runbook::FactSource;
+use crate::domain::runbook::{Action, FactSource, Prerequisite};
 use crate::host::{Host, Output};
 
 static CATALOG: LazyLock<Catalog> = LazyLock::new(|| Catalog::load(None).unwrap_or_else(|error| panic!("{error}")));
@@ -170,6 +171,31 @@ impl Tree {
 /// Judges a machine by a runbook of the embedded catalogue.
 pub(super) fn finding(host: &Host, id: &str, settings: &Value) -> Finding {
     judged(id, settings, observe_on(host, id, settings, (&json!({}), None)))
+}
+
+/// What keeps healing from being tried on a machine: the prerequisites that do not hold, in words.
+pub(super) fn refusals(id: &str, settings: &Value, tree: &Tree) -> Vec<String> {
+    let remediate = CATALOG.runbooks[&id.parse().unwrap()].remediate.as_ref().unwrap();
+    let scope = scope(id, settings, tree);
+    let unmet = |rule: &&Prerequisite| rule.that.eval(&scope) != Answer::True;
+    remediate.prerequisites.iter().filter(unmet).map(|rule| rule.say.render(&scope).unwrap()).collect()
+}
+
+/// What healing would write on a machine: the content of the runbook's first file step.
+pub(super) fn written(id: &str, settings: &Value, tree: &Tree) -> String {
+    let remediate = CATALOG.runbooks[&id.parse().unwrap()].remediate.as_ref().unwrap();
+    let content = remediate.steps.iter().find_map(|step| match &step.action {
+        Action::File { content, .. } => Some(content),
+        Action::Exec { .. } | Action::Unit { .. } | Action::NftLoad { .. } | Action::Restore => None,
+    });
+    content.unwrap().render(&scope(id, settings, tree)).unwrap()
+}
+
+fn scope(id: &str, settings: &Value, tree: &Tree) -> Scope {
+    let runbook = &CATALOG.runbooks[&id.parse().unwrap()];
+    let complete = runbook.settings.check(settings.as_object().unwrap()).unwrap();
+    let facts = tree.observe(id, settings).facts;
+    Scope::new([("facts", facts), ("settings", Value::Object(complete)), ("params", json!({}))])
 }
 
 fn judged(id: &str, settings: &Value, observation: Observation) -> Finding {

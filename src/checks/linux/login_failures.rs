@@ -94,8 +94,8 @@ enum Said<'a> {
     Failed { account: &'a str, source: &'a str, stranger: bool },
     /// An account that does not exist was asked for.
     Stranger { account: &'a str, source: &'a str },
-    /// Someone at this machine gave a wrong password.
-    Local,
+    /// Someone at this machine gave a wrong password, so often.
+    Local(usize),
     /// Someone got in.
     Accepted { source: &'a str },
     /// Something else.
@@ -120,7 +120,7 @@ fn count(messages: &[String], guesses: usize) -> Counted {
                 *strangers.entry(source.to_owned()).or_default() += 1;
                 fail(&mut counted, &mut from, account, source);
             }
-            Said::Local => counted.local += 1,
+            Said::Local(times) => counted.local += times,
             Said::Accepted { source } => {
                 // Counted once: the next success of the same place follows a success.
                 if from.remove(source).is_some_and(|failures| failures >= guesses) {
@@ -152,16 +152,26 @@ fn said(message: &str) -> Said<'_> {
     if let Some(rest) = message.strip_prefix("Invalid user ") {
         return who_from(rest).map_or(Said::Other, |(account, source)| Said::Stranger { account, source });
     }
-    if message.starts_with("Accepted ") {
+    // A key is not guessed, whatever failed before it.
+    if message.starts_with("Accepted password ") || message.starts_with("Accepted keyboard-interactive") {
         let source = message.split_once(" for ").and_then(|(_, rest)| who_from(rest));
         return source.map_or(Said::Other, |(_, source)| Said::Accepted { source });
     }
     // sshd tells its own failures in its own words, too.
-    let pam = message.strip_prefix("pam_unix(").and_then(|rest| rest.split_once(":auth): authentication failure"));
+    let pam = message.strip_prefix("pam_unix(").and_then(|rest| rest.split_once(":auth): "));
     match pam {
-        Some((service, _)) if service != "sshd" => Said::Local,
+        Some((service, rest)) if service != "sshd" => local(rest),
         Some(_) | None => Said::Other,
     }
+}
+
+/// `authentication failure; …` at the first of a conversation, `2 more authentication failures; …` at its end.
+fn local(rest: &str) -> Said<'static> {
+    if rest.starts_with("authentication failure") {
+        return Said::Local(1);
+    }
+    let more = rest.split_once(" more authentication failure").and_then(|(times, _)| times.parse().ok());
+    more.map_or(Said::Other, Said::Local)
 }
 
 /// `NAME from ADDRESS port N …`: a name may hold anything, so the last ` from ` counts.
@@ -217,6 +227,11 @@ mod tests {
         assert_eq!(machine(&lines).judge(ID, &json!({})).0, "pass", "somebody else got in");
         lines.push("Accepted password for root from 203.0.113.9 port 2 ssh2".to_owned());
         lines.push("Accepted password for root from 203.0.113.9 port 3 ssh2".to_owned());
+        let key = [
+            &times(6, &failed("root", "203.0.113.7"))[..],
+            &["Accepted publickey for root from 203.0.113.7 port 2 ssh2".to_owned()],
+        ];
+        assert_eq!(machine(&key.concat()).judge(ID, &json!({})).0, "pass", "a key is not guessed");
         let finding = machine(&lines).finding(ID, &json!({}));
         assert_eq!(finding.observation.facts["guessed"], json!(1));
         assert_eq!(super::super::fixture::words(&finding), ("fail", vec!["login_after_guesses".into()]));
@@ -230,12 +245,20 @@ mod tests {
             "pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost=203.0.113.9"
                 .to_owned(),
             "pam_unix(sudo:auth): authentication failure; logname=dana uid=1000 euid=0 tty=/dev/pts/0".to_owned(),
+            "pam_unix(sudo:auth): 2 more authentication failures; logname=dana uid=1000 euid=0 tty=/dev/pts/0"
+                .to_owned(),
             "Failed password for x from y from 198.51.100.7 port 9 ssh2".to_owned(),
             "Failed password for nobody".to_owned(),
         ];
         let facts = machine(&lines).observe(ID, &json!({})).facts;
-        assert_eq!((&facts["remote"], &facts["local"]), (&json!(2), &json!(1)));
+        assert_eq!((&facts["remote"], &facts["local"]), (&json!(2), &json!(3)));
         assert_eq!((&facts["accounts"], &facts["sources"]), (&json!(2), &json!(2)));
+    }
+
+    #[test]
+    fn many_other_messages_are_no_failures_but_may_hide_some() {
+        let noise = times(ENTRIES, "dana : PWD=/ ; USER=root ; COMMAND=/usr/bin/true");
+        assert_eq!(machine(&noise).judge(ID, &json!({})), ("warn", vec!["messages_left_out".into()]));
     }
 
     #[test]

@@ -14,7 +14,7 @@ const PRIVILEGED: &[&str] =
     &["root", "sudo", "wheel", "admin", "adm", "docker", "podman", "lxd", "incus-admin", "libvirt", "disk", "shadow"];
 
 /// Facts, each a map: `accounts` (name to `uid:gid home shell`, and whether a password opens it), `groups` (privileged
-/// group to its members), `keys` (`account fingerprint` to type and options).
+/// group to its members), `keys` (`account fingerprint` to type and options; `account path` to why it cannot be read).
 ///
 /// Accounts of a directory service are not in these files and are not seen here.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
@@ -101,7 +101,11 @@ async fn keys(host: &Host, accounts: &[Account]) -> Result<Value, HostError> {
             let text = match host.read(&path) {
                 Ok(text) => text,
                 Err(HostError::Missing(_)) => continue,
-                Err(error) => return Err(error),
+                // Anybody may put what they like into their own home: it is told, and the rest is looked at all the same.
+                Err(error) => {
+                    found.insert(format!("{} {path}", account.name), json!(format!("cannot be read: {error}")));
+                    continue;
+                }
             };
             for line in lines(&text) {
                 let Line { fingerprint, what, .. } = Line::read(line);
@@ -155,6 +159,20 @@ mod tests {
         for changed in changes {
             let later = changed.baseline(ID, &then);
             assert_eq!(later.judge(ID, &json!({})), ("fail", vec!["logins_changed".into()]));
+        }
+    }
+
+    #[test]
+    fn what_stands_in_place_of_keys_is_a_change_and_hides_nobody_else_s() {
+        let then = found(&machine());
+        let pipe = || machine().dir("/root/.ssh");
+        let tree = pipe();
+        rustix::fs::mkfifoat(rustix::fs::CWD, tree.at("/root/.ssh/authorized_keys"), rustix::fs::Mode::RUSR).unwrap();
+        for tree in [tree, pipe().dir("/root/.ssh/authorized_keys")] {
+            let keys = found(&tree)["keys"].clone();
+            assert!(keys["root /root/.ssh/authorized_keys"].as_str().unwrap().contains("not a regular file"), "{keys}");
+            assert_eq!(keys.as_object().unwrap().len(), 2, "and anna's key: {keys}");
+            assert_eq!(tree.baseline(ID, &then).judge(ID, &json!({})), ("fail", vec!["logins_changed".into()]));
         }
     }
 

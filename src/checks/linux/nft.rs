@@ -1,12 +1,13 @@
 //! What an nftables ruleset means: who may come in, told from the kernel's JSON and not from a file.
 //!
-//! The walk errs on the side of "open": a match it does not know makes an accept a narrow one and a drop a conditional one.
+//! The walk errs on the side of "open": what the sender can choose keeps nobody out, and a drop under any condition is not
+//! relied on.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::nft_match::{Condition, Rest, verdicts};
+use super::nft_match::{Around, Condition, Rest, verdicts};
 use super::ports::Ports;
 
 /// Deepest nesting of chains; the kernel allows 16.
@@ -31,7 +32,7 @@ pub(super) struct Ruleset {
 }
 
 /// Family, table and name of a chain or set.
-type Place = (String, String, String);
+pub(super) type Place = (String, String, String);
 
 #[derive(Debug, Default)]
 struct Chain {
@@ -101,11 +102,13 @@ impl Ruleset {
     }
 
     /// What a hook lets through: a packet must pass every chain there, so one that drops is enough.
-    pub(super) fn gate(&self, hook: &str, family: Family) -> Gate {
+    ///
+    /// `outside` names the interfaces with a default route.
+    pub(super) fn gate(&self, hook: &str, family: Family, outside: &[String]) -> Gate {
         let mut gate = Gate { filtered: false, default_drop: false, opened: Opened::default() };
         for (place, chain) in self.chains.iter().filter(|(place, chain)| chain.is_at(hook) && family.sees(&place.0)) {
             gate.filtered = true;
-            let mut walk = Walk { ruleset: self, family, place, opened: Opened::default(), visits: 0 };
+            let mut walk = Walk { ruleset: self, family, place, outside, opened: Opened::default(), visits: 0 };
             let drops = match walk.chain(chain, &Condition::default(), 0) {
                 Fate::Drop => true,
                 Fate::Accept => false,
@@ -117,6 +120,15 @@ impl Ruleset {
             }
         }
         gate
+    }
+
+    fn set(&self, place: &Place, name: &str) -> Option<Vec<Value>> {
+        self.sets.get(&(place.0.clone(), place.1.clone(), name.to_owned())).cloned()
+    }
+
+    /// Chains by family, table and name.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        self.chains.keys()
     }
 }
 
@@ -154,6 +166,7 @@ struct Walk<'a> {
     ruleset: &'a Ruleset,
     family: Family,
     place: &'a Place,
+    outside: &'a [String],
     opened: Opened,
     visits: u32,
 }
@@ -166,7 +179,9 @@ impl Walk<'_> {
             return Fate::Continue;
         }
         for rule in &chain.rules {
-            for (condition, verdict) in verdicts(rule, &|name| self.set(name)) {
+            let (ruleset, place) = (self.ruleset, self.place);
+            let sets = |name: &str| ruleset.set(place, name);
+            for (condition, verdict) in verdicts(rule, Around { sets: &sets, outside: self.outside }) {
                 let always = condition.is_empty(self.family);
                 let both = outer.and(&condition);
                 if both.never(self.family) {
@@ -187,6 +202,8 @@ impl Walk<'_> {
                     }
                 };
                 if always && fate != Fate::Continue {
+                    // A rule for other machines leaves this one's own packets alone.
+                    self.opened.loopback |= condition.outsider;
                     return fate;
                 }
                 if always && verdict.0 == "goto" {
@@ -207,29 +224,27 @@ impl Walk<'_> {
 
     fn accept(&mut self, condition: &Condition) {
         let opened = &mut self.opened;
+        let has = |name: &str| condition.protocols.as_ref().is_none_or(|protocols| protocols.contains(name));
         if condition.loopback {
             opened.loopback = true;
         } else if condition.established {
             opened.established = true;
         } else if condition.tcp.is_some() || condition.udp.is_some() {
-            opened.tcp = opened.tcp.or(condition.tcp.as_ref());
-            opened.udp = opened.udp.or(condition.udp.as_ref());
-        } else if let Some(protocols) = &condition.protocols {
-            let has = |name: &str| protocols.contains(name);
-            opened.tcp = opened.tcp.or(has("tcp").then(Ports::all).as_ref());
-            opened.udp = opened.udp.or(has("udp").then(Ports::all).as_ref());
+            // `th dport` is of both, unless the protocol is asked for beside it.
+            opened.tcp = opened.tcp.or(condition.tcp.as_ref().filter(|_| has("tcp")));
+            opened.udp = opened.udp.or(condition.udp.as_ref().filter(|_| has("udp")));
         } else {
             match condition.rest {
-                Rest::Nothing => (opened.tcp, opened.udp) = (Ports::all(), Ports::all()),
+                Rest::Nothing | Rest::Loose => {
+                    opened.tcp = opened.tcp.or(has("tcp").then(Ports::all).as_ref());
+                    opened.udp = opened.udp.or(has("udp").then(Ports::all).as_ref());
+                }
+                // Nobody can connect to anything but these two.
+                Rest::Narrow | Rest::Opaque if !has("tcp") && !has("udp") => {}
                 Rest::Narrow => opened.narrow += 1,
                 Rest::Opaque => opened.opaque += 1,
             }
         }
-    }
-
-    fn set(&self, name: &str) -> Option<Vec<Value>> {
-        let place = (self.place.0.clone(), self.place.1.clone(), name.to_owned());
-        self.ruleset.sets.get(&place).cloned()
     }
 }
 

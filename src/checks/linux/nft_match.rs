@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::nft::Family;
+use super::nft_fields::{address, from_interface, of_connection, of_family, opens_a_connection, protocols};
 use super::ports::Ports;
 
 /// What a packet has to be; the empty condition holds for every new packet.
@@ -12,6 +13,8 @@ use super::ports::Ports;
 pub(super) struct Condition {
     /// Comes from this machine itself.
     pub(super) loopback: bool,
+    /// Comes from another machine, which is who this is about and therefore no condition for them.
+    pub(super) outsider: bool,
     /// Belongs to a connection that is already there.
     pub(super) established: bool,
     /// TCP to one of these ports.
@@ -21,7 +24,7 @@ pub(super) struct Condition {
     /// One of these protocols.
     pub(super) protocols: Option<BTreeSet<String>>,
     /// IPv4 only, IPv6 only.
-    family: [bool; 2],
+    pub(super) family: [bool; 2],
     /// Whatever else it has to be.
     pub(super) rest: Rest,
 }
@@ -32,7 +35,9 @@ pub(super) enum Rest {
     /// Nothing more.
     #[default]
     Nothing,
-    /// Something only some packets are: an address, an interface, a rate.
+    /// Something the sender can choose or nearly every packet is: it keeps nobody out, but a drop on it is not sure.
+    Loose,
+    /// Something only some packets are: an address, an interface, a mark.
     Narrow,
     /// Something that cannot be read.
     Opaque,
@@ -41,19 +46,28 @@ pub(super) enum Rest {
 /// The name of a verdict, and where it jumps to.
 pub(super) type Verdict<'a> = (&'a str, Option<&'a str>);
 
-/// Looks up the elements of a named set.
-pub(super) type Sets<'a> = dyn Fn(&str) -> Option<Vec<Value>> + 'a;
+/// What a rule is read against.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// Looks up the elements of a named set or map.
+    pub(super) sets: &'a dyn Fn(&str) -> Option<Vec<Value>>,
+    /// Interfaces the outside comes in by: those with a default route.
+    pub(super) outside: &'a [String],
+}
 
 impl Condition {
     /// Holds for every new packet of a family.
     pub(super) fn is_empty(&self, family: Family) -> bool {
-        let rest = Self { family: Self::default().family, ..self.clone() };
+        let rest = Self { family: Self::default().family, outsider: false, ..self.clone() };
         rest == Self::default() && !self.never(family)
     }
 
     /// Can hold for no packet of a family.
     pub(super) fn never(&self, family: Family) -> bool {
         let [only_v4, only_v6] = self.family;
+        if self.loopback && self.outsider {
+            return true;
+        }
         match family {
             Family::V4 => only_v6,
             Family::V6 => only_v4,
@@ -64,6 +78,7 @@ impl Condition {
     pub(super) fn and(&self, other: &Self) -> Self {
         Self {
             loopback: self.loopback || other.loopback,
+            outsider: self.outsider || other.outsider,
             established: self.established || other.established,
             tcp: both(self.tcp.as_ref(), other.tcp.as_ref(), Ports::and),
             udp: both(self.udp.as_ref(), other.udp.as_ref(), Ports::and),
@@ -73,15 +88,28 @@ impl Condition {
         }
     }
 
-    fn narrow() -> Self {
-        Self { rest: Rest::Narrow, ..Self::default() }
+    pub(super) fn rest(rest: Rest) -> Self {
+        Self { rest, ..Self::default() }
     }
 
-    fn only(family: Family) -> Self {
+    pub(super) fn narrow() -> Self {
+        Self::rest(Rest::Narrow)
+    }
+
+    pub(super) fn loose() -> Self {
+        Self::rest(Rest::Loose)
+    }
+
+    /// Holds for connections that are there, and for nobody who wants to begin one.
+    pub(super) fn no_newcomer() -> Self {
+        Self { established: true, ..Self::default() }
+    }
+
+    pub(super) fn only(family: Family) -> Self {
         Self { family: [family == Family::V4, family == Family::V6], ..Self::default() }
     }
 
-    fn protocol(names: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn protocol(names: impl IntoIterator<Item = String>) -> Self {
         Self { protocols: Some(names.into_iter().collect()), ..Self::default() }
     }
 }
@@ -93,20 +121,35 @@ fn both<T: Clone>(a: Option<&T>, b: Option<&T>, and: impl Fn(&T, &T) -> T) -> Op
     }
 }
 
+/// Alternatives of one rule; above this it is not read further.
+const ALTERNATIVES: usize = 4096;
+
 /// Every verdict of a rule with its condition, in order; a verdict map has one for each element.
-pub(super) fn verdicts<'a>(rule: &'a [Value], sets: &Sets<'_>) -> Vec<(Condition, Verdict<'a>)> {
-    let mut condition = Condition::default();
+pub(super) fn verdicts<'a>(rule: &'a [Value], around: Around<'_>) -> Vec<(Condition, Verdict<'a>)> {
+    let mut conditions = vec![Condition::default()];
     let mut found = Vec::new();
     for statement in rule {
         let Some((kind, body)) = statement.as_object().and_then(|object| object.iter().next()) else { continue };
         match kind.as_str() {
-            "match" => condition = condition.and(&matching(body, sets)),
+            "match" => conditions = both_of(&conditions, &matching(body, around)),
             "accept" | "drop" | "reject" | "return" | "queue" | "jump" | "goto" => {
-                found.push((condition.clone(), (kind.as_str(), body.get("target").and_then(Value::as_str))));
+                let verdict = (kind.as_str(), body.get("target").and_then(Value::as_str));
+                found.extend(conditions.iter().map(|condition| (condition.clone(), verdict)));
             }
-            "vmap" => found.extend(mapped(body, &condition, sets)),
-            "xt" => condition.rest = Rest::Opaque,
-            "limit" | "ct count" | "quota" => condition.rest = condition.rest.max(Rest::Narrow),
+            "vmap" => {
+                for condition in &conditions {
+                    found.extend(mapped(body, condition, around));
+                }
+            }
+            "xt" => match of_iptables(body) {
+                Xt::Match => conditions = both_of(&conditions, &[Condition::rest(Rest::Opaque)]),
+                Xt::Verdict(word) => {
+                    found.extend(conditions.iter().map(|condition| (condition.clone(), (word, None))));
+                }
+                Xt::Nothing => {}
+            },
+            // How often something is let in does not say who is.
+            "limit" | "ct count" | "quota" => conditions = both_of(&conditions, &[Condition::loose()]),
             // Counting, logging and marking decide nothing.
             _ => {}
         }
@@ -114,103 +157,206 @@ pub(super) fn verdicts<'a>(rule: &'a [Value], sets: &Sets<'_>) -> Vec<(Condition
     found
 }
 
-fn mapped<'a>(body: &'a Value, outer: &Condition, sets: &Sets<'_>) -> Vec<(Condition, Verdict<'a>)> {
+fn both_of(one: &[Condition], other: &[Condition]) -> Vec<Condition> {
+    if one.len().saturating_mul(other.len()) > ALTERNATIVES {
+        return vec![Condition::rest(Rest::Opaque)];
+    }
+    one.iter().flat_map(|a| other.iter().map(move |b| a.and(b))).collect()
+}
+
+/// What iptables-nft leaves where nft has no words of its own.
+enum Xt {
+    Match,
+    Verdict(&'static str),
+    Nothing,
+}
+
+/// Targets of `iptables-extensions(8)` that decide nothing about the packet's way through this chain.
+const XT_GOES_ON: &[&str] = &[
+    "LOG",
+    "NFLOG",
+    "MARK",
+    "CONNMARK",
+    "CONNSECMARK",
+    "SECMARK",
+    "SET",
+    "TCPMSS",
+    "TCPOPTSTRIP",
+    "CT",
+    "TRACE",
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "DSCP",
+    "TOS",
+    "TTL",
+    "HL",
+    "LED",
+    "RATEEST",
+    "TEE",
+    "ULOG",
+    "HMARK",
+];
+
+fn of_iptables(body: &Value) -> Xt {
+    let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
+    match (text("type"), text("name")) {
+        ("target", "REJECT" | "DROP" | "TARPIT") => Xt::Verdict("drop"),
+        ("target", "ACCEPT") => Xt::Verdict("accept"),
+        ("target", name) if XT_GOES_ON.contains(&name) => Xt::Nothing,
+        ("target", _) => Xt::Verdict("queue"),
+        _ => Xt::Match,
+    }
+}
+
+fn mapped<'a>(body: &'a Value, outer: &Condition, around: Around<'_>) -> Vec<(Condition, Verdict<'a>)> {
     let Some(key) = body.get("key") else { return Vec::new() };
     let pairs = body.pointer("/data/set").and_then(Value::as_array);
     let Some(pairs) = pairs else {
-        // A named map: what it decides may change without the ruleset changing.
-        return vec![(Condition { rest: Rest::Opaque, ..outer.clone() }, ("queue", None))];
+        let name = body.get("data").and_then(Value::as_str).and_then(|name| name.strip_prefix('@'));
+        return named(key, name.and_then(around.sets), outer, around);
     };
-    let verdict = |pair: &'a Value| {
-        let (element, verdict) = (pair.get(0)?, pair.get(1)?.as_object()?.iter().next()?);
-        let test = json!({"op": "==", "left": key, "right": element});
-        let target = verdict.1.get("target").and_then(Value::as_str);
-        Some((outer.and(&matching(&test, sets)), (verdict.0.as_str(), target)))
-    };
-    pairs.iter().filter_map(verdict).collect()
+    let mut found = Vec::new();
+    for pair in pairs {
+        let verdict = pair.get(1).and_then(Value::as_object).and_then(|object| object.iter().next());
+        let (Some(element), Some((word, to))) = (pair.get(0), verdict) else { continue };
+        let verdict = (word.as_str(), to.get("target").and_then(Value::as_str));
+        found.extend(alternatives(key, element, outer, around).into_iter().map(|condition| (condition, verdict)));
+    }
+    found
 }
 
-fn matching(body: &Value, sets: &Sets<'_>) -> Condition {
+/// A named verdict map: accepts count as they stand; where it jumps to may change without the ruleset changing.
+fn named<'a>(
+    key: &Value,
+    pairs: Option<Vec<Value>>,
+    outer: &Condition,
+    around: Around<'_>,
+) -> Vec<(Condition, Verdict<'a>)> {
+    let opaque = || (Condition { rest: Rest::Opaque, ..outer.clone() }, ("queue", None));
+    let Some(pairs) = pairs else { return vec![opaque()] };
+    let mut found = Vec::new();
+    for pair in &pairs {
+        let word = pair.get(1).and_then(Value::as_object).and_then(|object| object.keys().next());
+        let (Some(element), Some(word)) = (pair.get(0), word) else { continue };
+        let verdict = match word.as_str() {
+            "accept" => ("accept", None),
+            "drop" | "reject" => ("drop", None),
+            _ => {
+                found.push(opaque());
+                continue;
+            }
+        };
+        found.extend(alternatives(key, element, outer, around).into_iter().map(|condition| (condition, verdict)));
+    }
+    found
+}
+
+fn alternatives(key: &Value, element: &Value, outer: &Condition, around: Around<'_>) -> Vec<Condition> {
+    let test = json!({"op": "==", "left": key, "right": bare(element)});
+    both_of(std::slice::from_ref(outer), &matching(&test, around))
+}
+
+/// An element without its timeout, counter and comment.
+pub(super) fn bare(element: &Value) -> &Value {
+    element.pointer("/elem/val").unwrap_or(element)
+}
+
+/// Under which conditions a match holds: any of them.
+fn matching(body: &Value, around: Around<'_>) -> Vec<Condition> {
     let op = body.get("op").and_then(Value::as_str).unwrap_or_default();
-    let (Some(left), Some(right)) = (body.get("left"), body.get("right")) else { return Condition::narrow() };
+    let (Some(left), Some(right)) = (body.get("left"), body.get("right")) else { return vec![Condition::narrow()] };
+    let equal = op == "==" || op == "in";
+    match left.get("concat").and_then(Value::as_array) {
+        // All but some combinations: whoever is not one of them comes in.
+        Some(_) if !equal => vec![Condition::loose()],
+        Some(parts) => match elements(right, around) {
+            Some(elements) => elements.iter().map(|element| joined(parts, element, around)).collect(),
+            None => vec![Condition::rest(Rest::Opaque)],
+        },
+        None => vec![matched(left, op, right, around)],
+    }
+}
+
+/// One combination: every part has to be what stands in its place.
+fn joined(parts: &[Value], element: &Value, around: Around<'_>) -> Condition {
+    let Some(values) = bare(element).get("concat").and_then(Value::as_array) else {
+        return Condition::rest(Rest::Opaque);
+    };
+    let pairs = parts.iter().zip(values);
+    pairs.fold(Condition::default(), |all, (part, value)| all.and(&matched(part, "==", value, around)))
+}
+
+/// The elements of a set, by name or as it stands; a single value is its own set.
+pub(super) fn elements(right: &Value, around: Around<'_>) -> Option<Vec<Value>> {
+    if let Some(name) = right.as_str().and_then(|text| text.strip_prefix('@')) {
+        return (around.sets)(name);
+    }
+    match right.get("set") {
+        Some(Value::Array(elements)) => Some(elements.clone()),
+        Some(one) => Some(vec![one.clone()]),
+        None => Some(vec![right.clone()]),
+    }
+}
+
+fn matched(left: &Value, op: &str, right: &Value, around: Around<'_>) -> Condition {
     let equal = op == "==" || op == "in";
     let payload = |key: &str| left.get("payload").and_then(|payload| payload.get(key)).and_then(Value::as_str);
     let meta = left.pointer("/meta/key").and_then(Value::as_str);
-    if let (Some(protocol), Some("dport")) = (payload("protocol"), payload("field")) {
-        return to_ports(protocol, if equal { ports(right, sets) } else { Some(Ports::all()) });
+    if let Some(holds) = opens_a_connection(left, op, right) {
+        let tcp = to_ports("tcp", Some(Ports::all()));
+        return tcp.and(&if holds { Condition::loose() } else { Condition::no_newcomer() });
     }
     match (payload("protocol"), payload("field"), meta) {
-        (Some("ip"), Some("protocol"), _) if equal => {
-            Condition::protocol(words(right)).and(&Condition::only(Family::V4))
+        (Some(protocol), Some("dport"), _) => to_ports(protocol, if equal { ports(right, around) } else { None }),
+        // The sender chooses all of these.
+        (Some(protocol @ ("tcp" | "udp" | "th")), _, _) => {
+            to_ports(protocol, Some(Ports::all())).and(&Condition::loose())
         }
-        (Some("ip6"), Some("nexthdr"), _) if equal => {
-            Condition::protocol(words(right)).and(&Condition::only(Family::V6))
-        }
-        (Some("ip" | "arp"), _, _) => Condition::narrow().and(&Condition::only(Family::V4)),
-        (Some("ip6"), _, _) => Condition::narrow().and(&Condition::only(Family::V6)),
+        (Some("ip"), Some("protocol"), _) => protocols(right, equal).and(&Condition::only(Family::V4)),
+        (Some("ip6"), Some("nexthdr"), _) => protocols(right, equal).and(&Condition::only(Family::V6)),
+        (_, _, Some("l4proto")) => protocols(right, equal),
+        (Some("ip"), Some(field), _) => address(field, equal, right, around).and(&Condition::only(Family::V4)),
+        (Some("ip6"), Some(field), _) => address(field, equal, right, around).and(&Condition::only(Family::V6)),
+        (Some("arp"), _, _) => Condition::narrow().and(&Condition::only(Family::V4)),
         (Some(protocol @ ("icmp" | "icmpv6" | "igmp")), _, _) => Condition::protocol([protocol.to_owned()]),
-        (_, _, Some("l4proto")) if equal => Condition::protocol(words(right)),
         (_, _, Some("nfproto" | "protocol")) if equal => of_family(right),
-        (_, _, Some("iif" | "iifname")) if equal && right == "lo" => {
-            Condition { loopback: true, ..Condition::default() }
+        (_, _, Some("iif" | "iifname")) => from_interface(right, equal, around),
+        (_, _, Some("pkttype")) if equal && words(right).iter().any(|kind| kind == "host" || kind == "unicast") => {
+            Condition::loose()
         }
-        _ if left.pointer("/ct/key").is_some_and(|key| key == "state") && equal => state(right),
-        _ => Condition::narrow(),
+        _ => of_connection(left, right, equal),
     }
 }
 
-fn of_family(right: &Value) -> Condition {
-    match right.as_str() {
-        Some("ipv4" | "ip") => Condition::only(Family::V4),
-        Some("ipv6" | "ip6") => Condition::only(Family::V6),
-        _ => Condition::narrow(),
-    }
-}
-
-/// `new` is what this walk is about and therefore no condition at all.
-fn state(right: &Value) -> Condition {
-    let states = words(right);
-    if states.iter().any(|state| state == "new" || state == "untracked") {
-        Condition::default()
-    } else if !states.is_empty() && states.iter().all(|state| state == "established" || state == "related") {
-        Condition { established: true, ..Condition::default() }
-    } else {
-        Condition::narrow()
-    }
-}
-
-/// Ports that cannot be read are every port: an accept of them is not overlooked.
+/// Ports that cannot be read are every port: an accept of them is not overlooked, and a drop of them not relied on.
 fn to_ports(protocol: &str, ports: Option<Ports>) -> Condition {
+    let rest = if ports.is_some() { Rest::Nothing } else { Rest::Loose };
     let ports = Some(ports.unwrap_or_else(Ports::all));
-    match protocol {
+    let condition = match protocol {
         "tcp" => Condition { tcp: ports, ..Condition::default() },
         "udp" => Condition { udp: ports, ..Condition::default() },
         "th" => Condition { tcp: ports.clone(), udp: ports, ..Condition::default() },
         _ => Condition::narrow(),
-    }
+    };
+    condition.and(&Condition::rest(rest))
 }
 
-fn ports(right: &Value, sets: &Sets<'_>) -> Option<Ports> {
-    if let Some(name) = right.as_str().and_then(|text| text.strip_prefix('@')) {
-        return sets(name)?.iter().map(range).collect::<Option<Vec<_>>>().map(Ports::of);
-    }
-    match right.get("set").and_then(Value::as_array) {
-        Some(elements) => elements.iter().map(range).collect::<Option<Vec<_>>>().map(Ports::of),
-        None => range(right).map(|range| Ports::of([range])),
-    }
+fn ports(right: &Value, around: Around<'_>) -> Option<Ports> {
+    elements(right, around)?.iter().map(range).collect::<Option<Vec<_>>>().map(Ports::of)
 }
 
 /// A port, `{"range": [a, b]}`, or one of them wrapped as `{"elem": {"val": …}}`.
 fn range(element: &Value) -> Option<(u16, u16)> {
     let number = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok());
-    let element = element.pointer("/elem/val").unwrap_or(element);
+    let element = bare(element);
     match element.get("range") {
         Some(ends) => Some((number(ends.get(0)?)?, number(ends.get(1)?)?)),
         None => number(element).map(|port| (port, port)),
     }
 }
 
-fn words(right: &Value) -> Vec<String> {
+pub(super) fn words(right: &Value) -> Vec<String> {
     let list = right.get("set").or(Some(right)).and_then(Value::as_array);
     match list {
         Some(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),

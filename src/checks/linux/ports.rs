@@ -35,6 +35,11 @@ impl Ports {
         Self::of(pairs)
     }
 
+    /// Whether a port is among them.
+    pub(super) fn has(&self, port: u16) -> bool {
+        self.0.iter().any(|(from, to)| (*from..=*to).contains(&port))
+    }
+
     /// Every port on its own where a range is short; longer ranges as `from-to`.
     pub(super) fn split(&self) -> (Vec<u16>, Vec<String>) {
         const SHORT: u16 = 64;

@@ -4,21 +4,25 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::authorized_keys::{self, Line};
+use super::ssh_keys::key_users;
+use super::ssh_views::{self, MAIN, STRANGER};
 use super::systemd::{self, Unit};
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
 use crate::host::{Cmd, Host, HostError};
 
-const MAIN: &str = "/etc/ssh/sshd_config";
 const DROPINS: &str = "/etc/ssh/sshd_config.d/";
-/// A log-in of root from an address reserved for documentation: as far outside as it gets.
-const STRANGER: &str = "user=root,host=stranger.invalid,addr=203.0.113.1";
-const WEAK_CIPHERS: &[&str] = &["cbc", "arcfour", "blowfish", "cast128", "3des"];
-const WEAK_MACS: &[&str] = &["md5", "sha1", "-96", "umac-64"];
-const WEAK_EXCHANGES: &[&str] = &["group1-", "group14-sha1", "exchange-sha1"];
+/// What healing writes.
+const OURS: &str = "/etc/ssh/sshd_config.d/00-malachor.conf";
+const WEAK: &[(&str, &[&str])] = &[
+    ("ciphers", &["cbc", "arcfour", "blowfish", "cast128", "3des"]),
+    ("macs", &["md5", "sha1", "-96", "umac-64"]),
+    ("kexalgorithms", &["group1-", "group14-sha1", "exchange-sha1"]),
+];
 
-/// Facts: `installed`, `everybody`, `stranger`, `weak`, `host_keys`, `includes_dropins`, `key_users`, `unit`.
+/// Facts: `installed`, `everybody` (what holds where no `Match` block speaks), `views` (`[{who, …}]`: everybody, a stranger,
+/// and whomever a block can speak of), `views_left_out`, `algorithms` (by keyword `{weak, rest}`), `host_keys`, `ours`
+/// (keyword to value in the file healing writes), `includes_dropins`, `key_users`, `unit`.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
@@ -28,15 +32,21 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
     }
     match effective(host, None).await {
         Ok(config) => {
-            facts.learn("everybody", login(&config));
-            facts.set("weak", weak(&config));
+            facts.learn("everybody", login("everybody", &config));
+            facts.set("algorithms", algorithms(&config));
             facts.learn("host_keys", host_keys(host, &config));
             facts.learn("key_users", key_users(host, &config));
         }
-        Err(error) => facts.fail_all(&["everybody", "weak", "host_keys", "key_users"], &error),
+        Err(error) => facts.fail_all(&["everybody", "algorithms", "host_keys", "key_users"], &error),
     }
-    let stranger = effective(host, Some(STRANGER)).await;
-    facts.learn("stranger", stranger.and_then(|config| login(&config)));
+    match views(host).await {
+        Ok((views, left_out)) => {
+            facts.set("views", views);
+            facts.set("views_left_out", left_out);
+        }
+        Err(error) => facts.fail_all(&["views", "views_left_out"], &error),
+    }
+    facts.learn("ours", ours(host));
     facts.learn("includes_dropins", host.read(MAIN).map(|text| includes_dropins(&text)));
     let unit = systemd::first_installed(host, &["ssh.service", "sshd.service"]).await;
     facts.learn("unit", unit.map(|unit| unit.as_ref().map(Unit::fact)));
@@ -44,7 +54,7 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
 }
 
 /// Keywords in force, lower case; a keyword that comes several times keeps every value.
-type Config = BTreeMap<String, Vec<String>>;
+pub(super) type Config = BTreeMap<String, Vec<String>>;
 
 async fn effective(host: &Host, who: Option<&str>) -> Result<Config, HostError> {
     let cmd = match who {
@@ -66,7 +76,19 @@ async fn effective(host: &Host, who: Option<&str>) -> Result<Config, HostError> 
     }
 }
 
-fn login(config: &Config) -> Result<Value, HostError> {
+async fn views(host: &Host) -> Result<(Value, usize), HostError> {
+    let asked = ssh_views::views(host)?;
+    let mut views = vec![
+        login("everybody", &effective(host, None).await?)?,
+        login(STRANGER, &effective(host, Some(STRANGER)).await?)?,
+    ];
+    for who in asked.questions {
+        views.push(login(&who, &effective(host, Some(&who)).await?)?);
+    }
+    Ok((Value::Array(views), asked.left_out))
+}
+
+fn login(who: &str, config: &Config) -> Result<Value, HostError> {
     let absent = |keyword: &str| HostError::Garbage { what: "sshd -T".to_owned(), why: format!("no {keyword}") };
     let text = |keyword: &str| {
         config.get(keyword).and_then(|values| values.first()).map(String::as_str).ok_or_else(|| absent(keyword))
@@ -74,21 +96,74 @@ fn login(config: &Config) -> Result<Value, HostError> {
     let number = |keyword: &str| text(keyword)?.parse::<u32>().map_err(|_| absent(keyword));
     // OpenSSH before 8.7 knew it as challenge-response.
     let interactive = text("kbdinteractiveauthentication").or_else(|_| text("challengeresponseauthentication"))?;
+    let (typed, interactive) = (text("passwordauthentication")? == "yes", interactive == "yes");
+    let methods = text("authenticationmethods").unwrap_or("any");
     Ok(json!({
+        "who": who,
         "root_login": text("permitrootlogin")?,
-        "password": text("passwordauthentication")? == "yes" || interactive == "yes",
+        "password": by_password(methods, typed, interactive),
+        "typed": typed,
+        "interactive": interactive,
+        "methods": methods,
         "empty_password": text("permitemptypasswords")? == "yes",
         "max_auth_tries": number("maxauthtries")?,
         "alive_interval_s": number("clientaliveinterval")?,
+        "alive_count": number("clientalivecountmax").unwrap_or(3),
     }))
 }
 
-fn weak(config: &Config) -> Value {
-    let among = |keyword: &str, marks: &[&str]| -> Vec<String> {
-        let names = config.get(keyword).into_iter().flatten().flat_map(|list| list.split(','));
-        names.filter(|name| marks.iter().any(|mark| name.contains(mark))).map(str::to_owned).collect()
+/// Whether something typed is enough: a list of methods that asks for a key as well is a second factor.
+fn by_password(methods: &str, typed: bool, interactive: bool) -> bool {
+    if methods == "any" {
+        return typed || interactive;
+    }
+    methods.split_whitespace().any(|list| {
+        let names: Vec<&str> = list.split(',').map(|method| method.split(':').next().unwrap_or_default()).collect();
+        !names.contains(&"publickey")
+            && names
+                .iter()
+                .any(|name| (*name == "password" && typed) || (*name == "keyboard-interactive" && interactive))
+    })
+}
+
+/// Weak algorithms that are offered, and what is left without them, in the server's own order.
+fn algorithms(config: &Config) -> Value {
+    let split = |(keyword, marks): &(&str, &[&str])| {
+        let names = config.get(*keyword).into_iter().flatten().flat_map(|list| list.split(','));
+        let (weak, rest): (Vec<&str>, Vec<&str>) = names.partition(|name| marks.iter().any(|mark| name.contains(mark)));
+        ((*keyword).to_owned(), json!({"weak": weak, "rest": rest}))
     };
-    json!([among("ciphers", WEAK_CIPHERS), among("macs", WEAK_MACS), among("kexalgorithms", WEAK_EXCHANGES)].concat())
+    Value::Object(WEAK.iter().map(split).collect())
+}
+
+/// What healing may write.
+pub(super) const DIRECTIVES: &[&str] = &[
+    "permitrootlogin",
+    "passwordauthentication",
+    "kbdinteractiveauthentication",
+    "permitemptypasswords",
+    "maxauthtries",
+    "clientaliveinterval",
+    "clientalivecountmax",
+    "ciphers",
+    "macs",
+    "kexalgorithms",
+];
+
+/// What healing wrote before, by keyword, null where it did not: it is kept, since it is why those settings are right now.
+fn ours(host: &Host) -> Result<Value, HostError> {
+    let text = match host.read(OURS) {
+        Err(HostError::Missing(_)) => String::new(),
+        other => other?,
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let pairs: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(' ')).collect();
+    let value = |directive: &str| {
+        let pair = pairs.iter().find(|(keyword, _)| keyword.eq_ignore_ascii_case(directive));
+        // The form `-name*` takes from the defaults, not from what is in force.
+        pair.filter(|(_, value)| !value.starts_with('-')).map(|(_, value)| *value)
+    };
+    Ok(Value::Object(DIRECTIVES.iter().map(|directive| ((*directive).to_owned(), json!(value(directive)))).collect()))
 }
 
 /// Private host keys that are there: readable by root alone?
@@ -119,53 +194,16 @@ fn includes_dropins(text: &str) -> bool {
     })
 }
 
-/// Accounts somebody can log in to with a key; without one, forbidding passwords would lock everybody out.
-///
-/// Only keys that can be read as such count, where this sshd looks for them, of accounts it lets in. What it decides by
-/// group is not known here: with `AllowGroups` or `DenyGroups` nobody is counted.
-fn key_users(host: &Host, config: &Config) -> Result<u64, HostError> {
-    let words = |keyword: &str| config.get(keyword).into_iter().flatten().flat_map(|list| list.split_whitespace());
-    if words("allowgroups").chain(words("denygroups")).next().is_some() {
-        return Ok(0);
-    }
-    let named = |keyword: &str, name: &str| words(keyword).any(|entry| entry.split('@').next() == Some(name));
-    let allowed =
-        |name: &str| (words("allowusers").next().is_none() || named("allowusers", name)) && !named("denyusers", name);
-    let mut users = 0;
-    for line in host.read("/etc/passwd")?.lines() {
-        let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, _, _, _, home, shell] = fields.as_slice() else { continue };
-        if shell.ends_with("/nologin") || shell.ends_with("/false") || !allowed(name) {
-            continue;
-        }
-        let patterns: Vec<&str> = words("authorizedkeysfile").collect();
-        let patterns = if patterns.is_empty() { vec![".ssh/authorized_keys"] } else { patterns };
-        let mut has_key = false;
-        for pattern in patterns {
-            let path = pattern.replace("%u", name).replace("%h", home);
-            let path = if path.starts_with('/') { path } else { format!("{home}/{path}") };
-            has_key |= match host.read(&path) {
-                Ok(text) => authorized_keys::lines(&text).any(|line| Line::read(line).opens),
-                // Not there, or not a file at all: nobody gets in by it.
-                Err(HostError::Missing(_) | HostError::Garbage { .. }) => false,
-                Err(error) => return Err(error),
-            };
-        }
-        users += u64::from(has_key);
-    }
-    Ok(users)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{Tree, on_runtime};
+    use super::super::fixture::{Tree, on_runtime, refusals, written};
     use super::*;
 
     const ID: &str = "RB-LNX-SSH-001";
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f anna\n";
     const TIGHT: &str = "port 22\npermitrootlogin prohibit-password\npasswordauthentication no\nkbdinteractiveauthentication no\n\
-        permitemptypasswords no\nmaxauthtries 4\nclientaliveinterval 300\nciphers aes256-gcm@openssh.com,aes256-ctr\n\
+        permitemptypasswords no\nmaxauthtries 4\nclientaliveinterval 300\nclientalivecountmax 3\nciphers aes256-gcm@openssh.com,aes256-ctr\n\
         macs hmac-sha2-256-etm@openssh.com\nkexalgorithms curve25519-sha256\nhostkey /etc/ssh/ssh_host_ed25519_key\n";
 
     fn machine(config: &str) -> Tree {
@@ -203,9 +241,25 @@ mod tests {
             ("allowgroups staff\n", 0),
             ("authorizedkeysfile /etc/keys/%u\n", 0),
             ("authorizedkeysfile %h/.ssh/authorized_keys\n", 1),
+            ("pubkeyauthentication no\n", 0),
         ] {
             assert_eq!(users(machine(&format!("{TIGHT}{more}"))), json!(count), "{more}");
         }
+        let keys = |text: &str| users(machine(TIGHT).file("/root/.ssh/authorized_keys", text));
+        assert_eq!(keys(&format!("command=\"backup\" {KEY}")), json!(0));
+        assert_eq!(keys(&format!("from=\"10.0.0.1\" {KEY}")), json!(0));
+        assert_eq!(users(machine(TIGHT).mode("/root/.ssh/authorized_keys", 0o666)), json!(0), "sshd does not use it");
+        let anna = |config: &str| {
+            machine(config)
+                .file("/etc/passwd", "root:x:0:0::/root:/bin/bash\nanna:x:1000:1000::/home/anna:/bin/bash\n")
+                .file("/root/.ssh/authorized_keys", "")
+                .file("/home/anna/.ssh/authorized_keys", KEY)
+        };
+        assert_eq!(users(anna(TIGHT)), json!(0), "she cannot become root");
+        assert_eq!(users(anna(TIGHT).file("/etc/group", "sudo:x:27:anna\n")), json!(1));
+        assert_eq!(users(anna(TIGHT).file("/etc/sudoers", "anna ALL=(ALL:ALL) ALL\n")), json!(1));
+        let no_root = TIGHT.replace("permitrootlogin prohibit-password", "permitrootlogin no");
+        assert_eq!(users(machine(&no_root)), json!(0), "root may not log in at all");
     }
 
     #[test]
@@ -233,6 +287,56 @@ mod tests {
         let open = TIGHT.replace("passwordauthentication no", "passwordauthentication yes");
         let tree = machine(TIGHT).answer(&format!("sshd -T -C {STRANGER}"), &open);
         assert_eq!(tree.judge(ID, &json!({})).1, ["password_login"]);
+        assert!(refusals(ID, &json!({}), &tree)[0].contains("Match"), "a file that comes first does not change it");
+    }
+
+    #[test]
+    fn a_match_block_for_one_account_counts() {
+        let who = "user=anna,host=stranger.invalid,addr=203.0.113.1";
+        let tree = machine(TIGHT)
+            .file("/etc/passwd", "root:x:0:0::/root:/bin/bash\nanna:x:1000:1000::/home/anna:/bin/bash\n")
+            .file(MAIN, "Include /etc/ssh/sshd_config.d/*.conf\nMatch Group staff\n MaxAuthTries 9\n");
+        assert_eq!(tree.judge(ID, &json!({})).0, "unknown", "she was not asked about");
+        let tries = tree.answer(&format!("sshd -T -C {who}"), &TIGHT.replace("maxauthtries 4", "maxauthtries 9"));
+        assert_eq!(tries.judge(ID, &json!({})).1, ["auth_tries"]);
+    }
+
+    #[test]
+    fn a_key_and_something_typed_is_no_log_in_by_password() {
+        let open = TIGHT.replace("passwordauthentication no", "passwordauthentication yes");
+        let open = open.replace("kbdinteractiveauthentication no", "kbdinteractiveauthentication yes");
+        let with = |methods: &str| machine(&format!("{open}authenticationmethods {methods}\n"));
+        assert_eq!(with("publickey,keyboard-interactive publickey,password").judge(ID, &json!({})), ("pass", vec![]));
+        assert_eq!(with("any").judge(ID, &json!({})).1, ["password_login"]);
+        let either = with("publickey,keyboard-interactive:pam password");
+        assert_eq!(either.judge(ID, &json!({})).1, ["password_login"]);
+        assert!(refusals(ID, &json!({}), &either)[0].contains("AuthenticationMethods"));
+    }
+
+    #[test]
+    fn only_what_fails_is_written_and_what_was_written_stays() {
+        let directives = |tree: &Tree| {
+            let text = written(ID, &json!({}), tree);
+            text.lines()
+                .filter(|line| !line.starts_with('#') && !line.is_empty())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let with = |from: &str, to: &str| machine(&TIGHT.replace(from, to));
+        let never =
+            TIGHT.replace("permitrootlogin prohibit-password", "permitrootlogin no").replace("tries 4", "tries 2");
+        let loose = never.replace("clientaliveinterval 300", "clientaliveinterval 0");
+        assert_eq!(directives(&machine(&loose)), ["ClientAliveInterval 300"]);
+        let ciphers = with("aes256-ctr", "aes256-ctr,aes256-cbc,arcfour128");
+        assert_eq!(directives(&ciphers), ["Ciphers aes256-gcm@openssh.com,aes256-ctr"]);
+        assert_eq!(refusals(ID, &json!({}), &ciphers), Vec::<String>::new());
+        let none = with("ciphers aes256-gcm@openssh.com,aes256-ctr", "ciphers aes256-cbc");
+        assert!(refusals(ID, &json!({}), &none)[0].contains("only weak"));
+        let before = with("maxauthtries 4", "maxauthtries 6")
+            .file(OURS, "# x\nPermitRootLogin prohibit-password\nMaxAuthTries 6\n");
+        assert_eq!(directives(&before), ["PermitRootLogin prohibit-password", "MaxAuthTries 4"]);
+        let passwords = with("passwordauthentication no", "passwordauthentication yes");
+        assert_eq!(directives(&passwords), ["PasswordAuthentication no"]);
     }
 
     #[test]
@@ -259,9 +363,6 @@ mod tests {
             eprintln!("skipped: sshd is not installed");
             return;
         }
-        let runbook = include_str!("../../../runbooks/linux/RB-LNX-SSH-001.yaml");
-        let (_, content) = runbook.split_once("content: |\n").unwrap();
-        let (content, _) = content.split_once("        mode:").unwrap();
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let script =
@@ -275,11 +376,10 @@ mod tests {
             output.stdout
         };
         let judge = |config: &str| machine(config).judge(ID, &json!({}));
-        let text = crate::domain::expr::Text::compile(content, &["settings"]).unwrap();
-        let settings = json!({"max_auth_tries": 4, "allow_passwords": false});
-        let written = text.render(&crate::domain::expr::Scope::new([("settings", settings)])).unwrap();
-        assert_eq!(judge(&config(&written)), ("pass", vec![]));
-        let (verdict, words) = judge(&config(""));
+        let now = config("");
+        let written = written(ID, &json!({}), &machine(&now));
+        assert_eq!(judge(&config(&written)), ("pass", vec![]), "{written}");
+        let (verdict, words) = judge(&now);
         assert_eq!(verdict, "fail");
         assert!(words.contains(&"password_login".to_owned()) && words.contains(&"weak_crypto".to_owned()), "{words:?}");
     }

@@ -12,6 +12,8 @@ enum Wanted {
     Is(i64),
     /// This or more.
     Least(i64),
+    /// This or less.
+    Most(i64),
 }
 
 /// Settings of every Linux host: `proc(5)`, the kernel's `admin-guide/sysctl` and `networking/ip-sysctl`.
@@ -22,12 +24,17 @@ const SETTINGS: &[(&str, Wanted)] = &[
     ("kernel.yama.ptrace_scope", Wanted::Least(1)),
     ("fs.protected_symlinks", Wanted::Is(1)),
     ("fs.protected_hardlinks", Wanted::Is(1)),
-    ("net.ipv4.tcp_syncookies", Wanted::Is(1)),
-    ("net.ipv4.conf.all.accept_redirects", Wanted::Is(0)),
-    ("net.ipv4.conf.all.accept_source_route", Wanted::Is(0)),
+    ("net.ipv4.tcp_syncookies", Wanted::Least(1)),
     ("net.ipv4.icmp_echo_ignore_broadcasts", Wanted::Is(1)),
-    ("net.ipv6.conf.all.accept_redirects", Wanted::Is(0)),
-    ("net.ipv6.conf.all.accept_source_route", Wanted::Is(0)),
+];
+
+/// Settings every interface has, those to come (`default`) included: one that is open is enough, whatever `all` says.
+const OF_INTERFACES: &[(&str, &str, Wanted)] = &[
+    ("net.ipv4.conf", "accept_redirects", Wanted::Is(0)),
+    ("net.ipv4.conf", "accept_source_route", Wanted::Is(0)),
+    ("net.ipv6.conf", "accept_redirects", Wanted::Is(0)),
+    // Below zero not even what the kernel still takes of it.
+    ("net.ipv6.conf", "accept_source_route", Wanted::Most(0)),
 ];
 
 /// Facts: `settings` (`[{name, value, wanted, ok}]`; a setting this kernel does not have is left out), `core`
@@ -36,15 +43,38 @@ pub(super) fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
     let skipped = context.list("skip");
-    let asked: Result<Vec<Value>, HostError> = SETTINGS
-        .iter()
-        .filter(|(name, _)| !skipped.contains(name))
-        .filter_map(|(name, wanted)| setting(host, name, wanted).transpose())
-        .collect();
-    facts.learn("settings", asked);
+    facts.learn("settings", settings(host, &skipped));
     facts.learn("core", core(host));
     facts.learn("loaded", loaded(host, &context.list("forbidden_modules")));
     facts.into()
+}
+
+fn settings(host: &Host, skipped: &[&str]) -> Result<Vec<Value>, HostError> {
+    let mut found = Vec::new();
+    for (name, wanted) in SETTINGS.iter().filter(|(name, _)| !skipped.contains(name)) {
+        found.extend(setting(host, name, wanted)?);
+    }
+    for (group, last, wanted) in OF_INTERFACES {
+        // Who leaves out `all` means every interface.
+        if skipped.contains(&format!("{group}.all.{last}").as_str()) {
+            continue;
+        }
+        let interfaces = match host.list(&path(group)) {
+            Ok(interfaces) => interfaces,
+            // Without IPv6 there are none.
+            Err(HostError::Missing(_)) if host.exists("/proc/sys/kernel/osrelease") => continue,
+            Err(error) => return Err(error),
+        };
+        // Nobody else sends to this one.
+        for interface in interfaces.iter().filter(|interface| *interface != "lo") {
+            // sysctl(8) writes a dot within a name as a slash.
+            let name = format!("{group}.{}.{last}", interface.replace('.', "/"));
+            if !skipped.contains(&name.as_str()) {
+                found.extend(setting(host, &name, wanted)?);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn setting(host: &Host, name: &str, wanted: &Wanted) -> Result<Option<Value>, HostError> {
@@ -58,12 +88,18 @@ fn setting(host: &Host, name: &str, wanted: &Wanted) -> Result<Option<Value>, Ho
     let (ok, least) = match wanted {
         Wanted::Is(wanted) => (value == *wanted, wanted),
         Wanted::Least(wanted) => (value >= *wanted, wanted),
+        Wanted::Most(wanted) => (value <= *wanted, wanted),
     };
     Ok(Some(json!({"name": name, "value": value, "wanted": least, "ok": ok})))
 }
 
 fn path(name: &str) -> String {
-    format!("/proc/sys/{}", name.replace('.', "/"))
+    let swap = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        c => c,
+    };
+    format!("/proc/sys/{}", name.chars().map(swap).collect::<String>())
 }
 
 fn number(host: &Host, path: &str) -> Result<i64, HostError> {
@@ -109,8 +145,16 @@ mod tests {
             .file("/proc/sys/fs/suid_dumpable", "0\n")
             .file("/proc/sys/kernel/core_pattern", "core\n")
             .file("/proc/modules", "usb_storage 81920 0 - Live 0x0000000000000000\nxfs 1 0 - Live 0x0\n");
+        let tree = ["all", "default", "lo", "eth0", "eth0.7"].iter().fold(tree, |tree, interface| {
+            OF_INTERFACES.iter().fold(tree, |tree, (group, last, _)| {
+                tree.file(
+                    &format!("{}/{interface}/{last}", path(group)),
+                    if *interface == "lo" { "1\n" } else { "0\n" },
+                )
+            })
+        });
         SETTINGS.iter().fold(tree, |tree, (name, wanted)| {
-            let (Wanted::Is(value) | Wanted::Least(value)) = wanted;
+            let (Wanted::Is(value) | Wanted::Least(value) | Wanted::Most(value)) = wanted;
             tree.file(&path(name), &format!("{value}\n"))
         })
     }
@@ -119,12 +163,33 @@ mod tests {
     fn a_hardened_kernel_passes_and_each_weakened_setting_fails() {
         assert_eq!(hardened().judge(ID, &json!({})), ("pass", vec![]));
         for (name, wanted) in SETTINGS {
-            let (Wanted::Is(value) | Wanted::Least(value)) = wanted;
+            let (Wanted::Is(value) | Wanted::Least(value) | Wanted::Most(value)) = wanted;
             let weak = hardened().file(&path(name), &format!("{}\n", value - 1));
             assert_eq!(weak.judge(ID, &json!({})), ("fail", vec!["weak_setting".into()]), "{name}");
             assert_eq!(weak.judge(ID, &json!({"skip": [name]})).0, "pass", "{name} is skipped");
         }
         assert_eq!(hardened().file(&path("kernel.kptr_restrict"), "2\n").judge(ID, &json!({})).0, "pass");
+    }
+
+    #[test]
+    fn every_interface_counts_and_those_to_come_do_too() {
+        for interface in ["all", "default", "eth0", "eth0/7"] {
+            for (group, last, _) in OF_INTERFACES {
+                let name = format!("{group}.{interface}.{last}");
+                let weak = hardened().file(&path(&name), "1\n");
+                assert_eq!(weak.judge(ID, &json!({})), ("fail", vec!["weak_setting".into()]), "{name}");
+                let file = super::super::fixture::written(ID, &json!({}), &weak);
+                assert!(file.lines().any(|line| line.trim_start_matches('-') == format!("{name} = 0")), "{file}");
+                assert_eq!(weak.judge(ID, &json!({"skip": [name]})).0, "pass");
+                let all = format!("{group}.all.{last}");
+                assert_eq!(weak.judge(ID, &json!({"skip": [all]})).0, "pass");
+            }
+        }
+        assert_eq!(
+            hardened().file(&path("net.ipv6.conf.eth0.accept_source_route"), "-1\n").judge(ID, &json!({})).0,
+            "pass"
+        );
+        assert_eq!(hardened().file(&path("net.ipv4.tcp_syncookies"), "2\n").judge(ID, &json!({})).0, "pass");
     }
 
     #[test]
