@@ -307,8 +307,8 @@ mod tests {
     #[test]
     fn a_rule_is_held_to_the_runbooks_it_names() {
         let mine = disk().replace("id: RB-DISK-001", "id: RB-MY-001").replace(
-            "params:\n",
-            "params:\n  unit: { type: string, pattern: '[a-z]+', default: x }\n  count: { type: integer, default: 1 }\n",
+            "remediate:\n",
+            "params:\n  unit: { type: string, pattern: '[a-z]+', default: x }\n  count: { type: integer, default: 1 }\nremediate:\n",
         );
         let rules = |when: &str, with: &str| {
             format!("rules:\n{}", rule("L1-X", &format!("when: '{when}', run: RB-MY-001, with: {with}")))
