@@ -33,6 +33,7 @@ mod md;
 mod mounts;
 mod nft;
 mod nft_baseline;
+mod nft_condition;
 mod nft_fields;
 mod nft_match;
 mod nixos;
