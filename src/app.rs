@@ -13,7 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value};
 
 use crate::catalog::{Catalog, Diagnostics};
-use crate::config::{Config, ConfigError, Loaded};
+use crate::config::{Config, ConfigError, Loaded, secret};
 use crate::crypto::keys::KeyError;
 use crate::domain::entry::SealContext;
 use crate::domain::id::{CheckId, RecordId, RecordKind};
@@ -243,7 +243,11 @@ pub fn check_settings(
     }
     let mut complete = BTreeMap::new();
     for (id, runbook) in &catalog.runbooks {
-        let given = loaded.config.runbook(id.as_str()).settings;
+        let mut given = loaded.config.runbook(id.as_str()).settings;
+        for (name, value) in given.iter_mut().filter(|(name, _)| runbook.settings.is_secret(name)) {
+            let failed = |why: String| loaded.complain(&format!("runbooks.{id}.settings.{name}"), why);
+            *value = Value::String(secret(name, value).map_err(failed)?);
+        }
         let settings = runbook
             .settings
             .check(&given)

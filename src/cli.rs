@@ -8,6 +8,7 @@ mod decisions;
 mod dev;
 mod doctor;
 mod evidence;
+mod examples;
 mod exceptions;
 mod failure;
 mod generate;
@@ -23,7 +24,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use failure::{Exit, Failure};
 use output::{ColorChoice, Printer};
@@ -139,22 +140,29 @@ fn readable(env: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(Stri
 }
 
 fn run(args: impl IntoIterator<Item = OsString>, env: impl Iterator<Item = (OsString, OsString)>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match described().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // clap prints help to stdout and mistakes to stderr, in its own form.
-            error.print().ok();
-            return Exit::from_clap(&error).into();
+            let printed = error.print();
+            let lost = printed.err().filter(|_| !error.use_stderr()).and_then(|error| output::lost(&error));
+            return lost.map_or_else(|| Exit::from_clap(&error), |lost| failed(&lost)).into();
         }
     };
     let printer = Printer::new(&cli.global);
-    match readable(env).and_then(|env| dispatch(cli, env, &printer)) {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            Printer::failure(&failure);
-            failure.exit.into()
-        }
-    }
+    let done = readable(env).and_then(|env| dispatch(cli, env, &printer));
+    let done = done.and_then(|exit| printer.trouble().map_or(Ok(exit), Err));
+    done.unwrap_or_else(|failure| failed(&failure)).into()
+}
+
+/// The command line as it is parsed and described.
+fn described() -> clap::Command {
+    examples::with_examples(Cli::command())
+}
+
+fn failed(failure: &Failure) -> Exit {
+    Printer::failure(failure);
+    failure.exit
 }
 
 fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit, Failure> {
@@ -180,8 +188,8 @@ fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit,
         Some(Command::Keys(command)) => command.run(&session),
         Some(Command::Config(command)) => command.run(&session),
         Some(Command::Doctor(command)) => command.run(&session),
-        Some(Command::Completions(command)) => Ok(command.run(&session, &mut Cli::command())),
-        Some(Command::Man(command)) => command.run(&session, Cli::command()),
+        Some(Command::Completions(command)) => Ok(command.run(&session, &mut described())),
+        Some(Command::Man(command)) => command.run(&session, described()),
     }
 }
 
@@ -191,6 +199,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        described().debug_assert();
     }
 }

@@ -1,8 +1,11 @@
 //! Configuration: defaults < TOML file < `MALACHOR__SECTION__KEY` < flags, each value with its origin.
 //!
-//! Secrets are never values here: keys live in files of the state directory, passwords in files that settings name.
+//! Secrets are never values here: keys live in files of the state directory, passwords in files and credentials that
+//! settings name.
 
+mod bounded;
 mod load;
+mod secret;
 mod trusted;
 
 use std::collections::BTreeMap;
@@ -19,7 +22,9 @@ use crate::domain::mode::Mode;
 use crate::domain::time::{parse_duration, show_duration, signed};
 use crate::domain::window::{Window, Windows};
 
-pub use load::{ConfigError, Loaded, Origin, load};
+pub use bounded::{bytes_of, text_of};
+pub use load::{ConfigError, Loaded, Origin, load, load_without_content};
+pub use secret::{SOURCES, secret};
 pub use trusted::trusted;
 
 /// Everything that can be configured.
@@ -203,7 +208,8 @@ pub struct Telemetry {
     pub level: Level,
     /// text, json, or auto: text on a terminal, json elsewhere.
     pub format: Format,
-    /// Loopback address of the Prometheus text; empty for none.
+    /// Loopback address of the Prometheus text; written as empty text for none.
+    #[serde(serialize_with = "written_address", deserialize_with = "address")]
     pub metrics: Option<std::net::SocketAddr>,
 }
 
@@ -211,6 +217,20 @@ impl Default for Telemetry {
     fn default() -> Self {
         Self { level: Level::Info, format: Format::Auto, metrics: Some(([127, 0, 0, 1], 9464).into()) }
     }
+}
+
+fn address<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<std::net::SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |_| format!("`{text}` is no address; write 127.0.0.1:9464, or \"\" for none");
+    text.parse().map(Some).map_err(wrong).map_err(serde::de::Error::custom)
+}
+
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+fn written_address<S: serde::Serializer>(address: &Option<std::net::SocketAddr>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&address.map_or_else(String::new, |address| address.to_string()))
 }
 
 /// How much is logged.
@@ -305,6 +325,7 @@ impl Config {
         let slug = |text: &str| {
             !text.is_empty()
                 && text.len() <= 63
+                && text.split('.').all(|label| !label.is_empty())
                 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
         };
         for (key, value) in [
@@ -313,7 +334,9 @@ impl Config {
             ("site.appliance", &self.site.appliance),
         ] {
             if !slug(value) {
-                return Err(format!("{key}: `{value}` is not lower case letters, digits, `-` and `.` (at most 63)"));
+                return Err(format!(
+                    "{key}: `{value}` is not words of lower case letters, digits and `-` with `.` between them (at most 63 characters)"
+                ));
             }
         }
         if self.telemetry.metrics.is_some_and(|address| !address.ip().is_loopback()) {

@@ -29,7 +29,7 @@
 //!
 //! # Layers
 //!
-//! A module uses only what stands above it here: domain; crypto, phi, config, telemetry; store, host, catalog; app,
+//! A module uses only what stands above it here: domain, shown; crypto, phi, config, telemetry; store, host, catalog; app,
 //! evidence, checks, heal; agent; cli. A test reads the source and fails otherwise.
 
 pub mod agent;
@@ -44,5 +44,6 @@ pub mod evidence;
 pub mod heal;
 pub mod host;
 pub mod phi;
+pub mod shown;
 pub mod store;
 pub mod telemetry;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::shown;
+
 /// Characters shown of one line.
 const WIDTH: usize = 480;
 
@@ -30,15 +32,15 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message: String = self.message.chars().map(|c| if c == '\n' { c } else { plain(c) }).collect();
-        writeln!(out, "error: {message}")?;
+        let file = shown::piece(&self.file);
+        writeln!(out, "error: {}", shown::lines(&self.message))?;
         if self.line == 0 {
-            return writeln!(out, "  --> {}", self.file);
+            return writeln!(out, "  --> {file}");
         }
         let number = self.line.to_string();
         let (text, mark) = self.excerpt();
         let gutter = " ".repeat(number.len());
-        writeln!(out, "{gutter}--> {}:{}:{}", self.file, self.line, self.column)?;
+        writeln!(out, "{gutter}--> {file}:{}:{}", self.line, self.column)?;
         writeln!(out, "{gutter} |")?;
         writeln!(out, "{number} | {text}")?;
         writeln!(out, "{gutter} | {}^", " ".repeat(mark))
@@ -64,7 +66,7 @@ impl Diagnostic {
 }
 
 fn plain(c: char) -> char {
-    if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }
+    if c == '\n' || shown::acts(c) { char::REPLACEMENT_CHARACTER } else { c }
 }
 
 /// All complaints about a set of files.

@@ -1,13 +1,9 @@
 //! Reading a directory of content: only what nobody else can change, and only so much of it.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::OFlags;
-
-use crate::config::trusted;
+use crate::config::{text_of, trusted};
 
 use super::{Diagnostic, Diagnostics};
 
@@ -15,8 +11,8 @@ use super::{Diagnostic, Diagnostics};
 const DEPTH: usize = 8;
 /// Files and directories looked at.
 const ENTRIES: usize = 2000;
-/// Bytes of one file; the longest of ours has a tenth of that.
-const BYTES: u64 = 256 * 1024;
+/// Most bytes of one file of content; the longest of ours has a tenth of that.
+pub const BYTES: u64 = 256 * 1024;
 
 /// The YAML files below a directory, by path. Links to directories are not followed, so there is no going in circles.
 pub(super) fn read(dir: &Path) -> Result<BTreeMap<String, String>, Diagnostics> {
@@ -44,25 +40,14 @@ pub(super) fn read(dir: &Path) -> Result<BTreeMap<String, String>, Diagnostics> 
     Ok(files)
 }
 
-pub(super) fn is_yaml(path: &Path) -> bool {
+/// Whether a file is content, by its name.
+pub fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
-fn text(path: &PathBuf) -> Result<String, Diagnostics> {
+fn text(path: &Path) -> Result<String, Diagnostics> {
     trusted(path).map_err(|why| complaint(path, &why))?;
-    let unreadable = |error: std::io::Error| complaint(path, &format!("cannot be read: {error}"));
-    // A pipe under this name must not be waited for.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(complaint(path, "is not a regular file"));
-    }
-    let mut text = String::new();
-    file.take(BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > BYTES {
-        return Err(complaint(path, &format!("is larger than {} KiB", BYTES / 1024)));
-    }
-    Ok(text)
+    text_of(path, BYTES).map_err(|why| complaint(path, &why))
 }
 
 fn complaint(path: &Path, why: &str) -> Diagnostics {

@@ -14,7 +14,7 @@ use crate::domain::rule::{Question, Rule, Rules};
 use crate::domain::runbook::Runbook;
 
 use super::directory::{self, is_yaml};
-use super::runbook::Compiler;
+use super::runbook::{Compiler, place_of};
 use super::source::{RulesSource, RunbookSource, parse};
 use super::{Diagnostic, Diagnostics};
 
@@ -38,74 +38,134 @@ pub struct Catalog {
 type Files = BTreeMap<String, String>;
 
 impl Catalog {
-    /// Loads what is compiled in, then `dir`, whose files replace those of the same name or id.
+    /// Loads what is compiled in, then `dir`, whose runbooks and rules replace those of the same id.
     pub fn load(dir: Option<&Path>) -> Result<Self, Diagnostics> {
-        let mut files = embedded();
-        if let Some(dir) = dir {
-            files.extend(directory::read(dir)?);
-        }
-        Self::compile(&files)
-    }
-
-    fn compile(files: &Files) -> Result<Self, Diagnostics> {
+        let own = dir.map(directory::read).transpose()?.unwrap_or_default();
         let controls = Controls::parse(CONTROLS)
             .map_err(|error| Diagnostics(vec![Diagnostic::at("hipaa-controls.json", "", (0, 0), error)]))?;
-        let mut complaints = Vec::new();
-        let mut runbooks: BTreeMap<CheckId, Runbook> = BTreeMap::new();
-        for (file, text) in built_in_first(files).filter(|(_, text)| !is_rules(text)) {
-            match compile_runbook(file, text, &controls) {
-                Ok(runbook) => {
-                    if let Some(earlier) = runbooks.insert(runbook.id.clone(), runbook)
-                        && file.starts_with(BUILT_IN)
-                    {
-                        complaints.push(Diagnostic::at(
-                            file,
-                            text,
-                            (1, 1),
-                            format!("`{}` is defined twice", earlier.id),
-                        ));
-                    }
+        let built_in = Given::compile(embedded(), &controls, &BTreeMap::new());
+        let own = Given::compile(own, &controls, &built_in.runbooks);
+        let complaints: Vec<Diagnostic> = built_in.complaints().chain(own.complaints()).cloned().collect();
+        if !complaints.is_empty() {
+            return Err(Diagnostics(complaints));
+        }
+        let replaced = own.runbooks.keys().any(|id| built_in.runbooks.contains_key(id));
+        let rules = built_in.rules.into_iter().chain(own.rules).map(|rule| (rule.id.to_string(), rule));
+        let rules: BTreeMap<String, Rule> = rules.collect();
+        let runbooks: BTreeMap<CheckId, Runbook> = built_in.runbooks.into_iter().chain(own.runbooks).collect();
+        if replaced {
+            still_fit(&runbooks)?;
+        }
+        Ok(Self { controls, runbooks, rules: Rules::new(rules.into_values().collect()) })
+    }
+
+    /// Compiles files together, by name and text, as if they were added to this catalogue.
+    pub fn given(&self, files: BTreeMap<String, String>) -> Given {
+        Given::compile(files, &self.controls, &self.runbooks)
+    }
+}
+
+/// Whether the built-in rules can still run the runbooks they name, of which some were replaced.
+fn still_fit(runbooks: &BTreeMap<CheckId, Runbook>) -> Result<(), Diagnostics> {
+    let known: Known<'_> = runbooks.iter().collect();
+    let rules = embedded().into_iter().filter(|(_, text)| is_rules(text));
+    let wrong: Vec<Diagnostic> =
+        rules.filter_map(|(file, text)| compile_rules(&file, &text, &known).err()).flatten().collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
+}
+
+/// Files of one origin, compiled together: a rule may name a runbook of another one.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Their runbooks by id.
+    pub runbooks: BTreeMap<CheckId, Runbook>,
+    /// Their rules.
+    pub rules: Vec<Rule>,
+    /// What is in each file, or what is wrong with it.
+    pub files: BTreeMap<String, Result<String, Diagnostics>>,
+}
+
+impl Given {
+    fn compile(files: Files, controls: &Controls, known: &BTreeMap<CheckId, Runbook>) -> Self {
+        let mut given = Self::default();
+        let mut seen = Seen::default();
+        let (rules, runbooks): (Files, Files) = files.into_iter().partition(|(_, text)| is_rules(text));
+        for (file, text) in runbooks {
+            let compiled = compile_runbook(&file, &text, controls);
+            let said = compiled.map(|(runbook, place)| {
+                let id = runbook.id.to_string();
+                seen.note(&id, &file, &text, place);
+                given.runbooks.insert(runbook.id.clone(), runbook);
+                id
+            });
+            given.files.insert(file, said.map_err(Diagnostics));
+        }
+        let known: Known = known.iter().chain(&given.runbooks).collect();
+        for (file, text) in rules {
+            let said = compile_rules(&file, &text, &known).map(|rules| {
+                let count = rules.len();
+                for (rule, place) in rules {
+                    seen.note(rule.id.as_str(), &file, &text, place);
+                    given.rules.push(rule);
                 }
-                Err(found) => complaints.extend(found),
+                format!("{count} rules")
+            });
+            given.files.insert(file, said.map_err(Diagnostics));
+        }
+        for complaint in seen.twice {
+            match given.files.get_mut(&complaint.file) {
+                Some(Err(found)) => found.0.push(complaint),
+                Some(sound) => *sound = Err(Diagnostics(vec![complaint])),
+                None => {}
             }
         }
-        let mut rules: BTreeMap<String, Rule> = BTreeMap::new();
-        for (file, text) in built_in_first(files).filter(|(_, text)| is_rules(text)) {
-            match compile_rules(file, text, &runbooks) {
-                Ok(found) => rules.extend(found.into_iter().map(|rule| (rule.id.to_string(), rule))),
-                Err(found) => complaints.extend(found),
+        given
+    }
+
+    /// The same, or all that is wrong with it.
+    pub fn sound(self) -> Result<Self, Diagnostics> {
+        let wrong: Vec<Diagnostic> = self.complaints().cloned().collect();
+        if wrong.is_empty() { Ok(self) } else { Err(Diagnostics(wrong)) }
+    }
+
+    /// Everything that is wrong, by file.
+    pub fn complaints(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.files.values().filter_map(|file| file.as_ref().err()).flat_map(|found| &found.0)
+    }
+}
+
+/// Where each id was defined, and the complaints about those defined more than once, at every place.
+#[derive(Default)]
+struct Seen {
+    places: BTreeMap<String, Diagnostic>,
+    twice: Vec<Diagnostic>,
+}
+
+impl Seen {
+    fn note(&mut self, id: &str, file: &str, text: &str, place: (usize, usize)) {
+        let here = |other: &str| Diagnostic::at(file, text, place, format!("`{id}` is defined twice, also in {other}"));
+        match self.places.get(id) {
+            None => {
+                self.places.insert(id.to_owned(), here(file));
+            }
+            Some(first) => {
+                let spot = |file: &str, (line, _): (usize, usize)| format!("{file}:{line}");
+                let message = format!("`{id}` is defined twice, also in {}", spot(file, place));
+                let mine = here(&spot(&first.file, (first.line, 0)));
+                let theirs = Diagnostic { message, ..first.clone() };
+                self.twice.extend([theirs, mine]);
             }
         }
-        if complaints.is_empty() {
-            Ok(Self { controls, runbooks, rules: Rules::new(rules.into_values().collect()) })
-        } else {
-            Err(Diagnostics(complaints))
-        }
-    }
-
-    /// Checks one file on its own, as `lint` does; rules are checked against this catalogue's runbooks.
-    pub fn lint(&self, file: &str, text: &str) -> Result<String, Diagnostics> {
-        if is_rules(text) {
-            compile_rules(file, text, &self.runbooks).map(|rules| format!("{} rules", rules.len())).map_err(Diagnostics)
-        } else {
-            compile_runbook(file, text, &self.controls).map(|runbook| runbook.id.to_string()).map_err(Diagnostics)
-        }
-    }
-
-    /// A runbook compiled from a file that is not part of this catalogue.
-    pub fn runbook_from(&self, file: &str, text: &str) -> Result<Runbook, Diagnostics> {
-        compile_runbook(file, text, &self.controls).map_err(Diagnostics)
     }
 }
 
 const BUILT_IN: &str = "built-in/";
 
-/// What comes later overrides.
-fn built_in_first(files: &Files) -> impl Iterator<Item = (&String, &String)> {
-    let built_in = |file: &str| file.starts_with(BUILT_IN);
-    let own = files.iter().filter(move |(file, _)| !built_in(file));
-    files.iter().filter(move |(file, _)| built_in(file)).chain(own)
-}
+/// Runbooks that rules may name; a later one of the same id replaces an earlier one.
+pub(super) type Known<'a> = BTreeMap<&'a CheckId, &'a Runbook>;
+
+/// A value and where its id stands.
+type Placed<T> = (T, (usize, usize));
 
 /// A file is a list of rules if it says so at its top level; any other is a runbook.
 fn is_rules(text: &str) -> bool {
@@ -125,17 +185,19 @@ fn embedded() -> Files {
     files
 }
 
-fn compile_runbook(file: &str, text: &str, controls: &Controls) -> Result<Runbook, Vec<Diagnostic>> {
+fn compile_runbook(file: &str, text: &str, controls: &Controls) -> Result<Placed<Runbook>, Vec<Diagnostic>> {
     let source: RunbookSource = parse(file, text).map_err(|complaint| vec![complaint])?;
     let mut compiler = Compiler::new(file, text);
+    let place = place_of(&source.id);
     let runbook = compiler.runbook(source, sha256_hex(text.as_bytes()), controls);
-    compiler.finish(runbook)
+    compiler.finish(runbook.map(|runbook| (runbook, place)))
 }
 
-fn compile_rules(file: &str, text: &str, runbooks: &BTreeMap<CheckId, Runbook>) -> Result<Vec<Rule>, Vec<Diagnostic>> {
+fn compile_rules(file: &str, text: &str, runbooks: &Known<'_>) -> Result<Vec<Placed<Rule>>, Vec<Diagnostic>> {
     let source: RulesSource = parse(file, text).map_err(|complaint| vec![complaint])?;
     let mut compiler = Compiler::new(file, text);
-    let rules: Vec<Option<Rule>> = source.rules.iter().map(|rule| compiler.rule(rule, runbooks)).collect();
+    let mut compile = |rule| Some((compiler.rule(rule, runbooks)?, place_of(&rule.id)));
+    let rules: Vec<Option<Placed<Rule>>> = source.rules.iter().map(&mut compile).collect();
     compiler.finish(rules.into_iter().collect())
 }
 
@@ -212,8 +274,62 @@ mod tests {
         assert_eq!(catalog.rules.get(&"L1-DISK-CLEAN".parse().unwrap()).unwrap().max_attempts, 1);
     }
 
+    /// What is wrong with files that are linted together.
+    fn said(files: &[(&str, &str)]) -> String {
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        let given = Catalog::load(None).unwrap().given(files);
+        Diagnostics(given.complaints().cloned().collect()).to_string()
+    }
+
+    fn rule(id: &str, rest: &str) -> String {
+        format!("- {{ id: {id}, priority: 1, cooldown: 5m, max_attempts: 1, {rest} }}\n")
+    }
+
+    #[test]
+    fn one_id_twice_is_an_error_at_both_places() {
+        let both = said(&[("a.yaml", disk()), ("b.yaml", disk())]);
+        for says in ["--> a.yaml:1:", "--> b.yaml:1:", "`RB-DISK-001` is defined twice, also in b.yaml:1"] {
+            assert!(both.contains(says), "{says}: {both}");
+        }
+        let one = rule("L1-X", "when: 'check == \"RB-DISK-001\"', run: RB-DISK-001");
+        let twice = said(&[("r.yaml", &format!("rules:\n{one}{one}"))]);
+        assert!(
+            twice.contains("r.yaml:2:") && twice.contains("r.yaml:3:") && twice.contains("also in r.yaml:3"),
+            "{twice}"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.yaml"), disk()).unwrap();
+        std::fs::write(dir.path().join("b.yaml"), disk()).unwrap();
+        let refused = Catalog::load(Some(dir.path())).unwrap_err().to_string();
+        assert!(refused.contains("a.yaml:1:") && refused.contains("b.yaml:1:"), "{refused}");
+    }
+
+    #[test]
+    fn a_rule_is_held_to_the_runbooks_it_names() {
+        let mine = disk().replace("id: RB-DISK-001", "id: RB-MY-001").replace(
+            "remediate:\n",
+            "params:\n  unit: { type: string, pattern: '[a-z]+', default: x }\n  count: { type: integer, default: 1 }\nremediate:\n",
+        );
+        let rules = |when: &str, with: &str| {
+            format!("rules:\n{}", rule("L1-X", &format!("when: '{when}', run: RB-MY-001, with: {with}")))
+        };
+        let good = rules("check == \"RB-MY-001\"", "{ unit: abc, count: '= facts.n' }");
+        assert_eq!(said(&[("a.yaml", &mine), ("r.yaml", &good)]), "");
+        assert!(said(&[("r.yaml", &good)]).contains("no runbook is called `RB-MY-001`"));
+        for (when, with, says) in [
+            ("check == \"RB-MY-001\"", "{ unit: 'a b' }", "`unit` is `\"a b\"`; expected text that matches"),
+            ("check == \"RB-MY-001\"", "{ count: many }", "`count` is `\"many\"`; expected a whole number"),
+            ("check == \"RB-MY-010\"", "{}", "no runbook is called `RB-MY-010`; did you mean `RB-MY-001`?"),
+            ("\"x\" in reasons and \"RB-DSK-001\" == check", "{}", "did you mean `RB-DISK-001`?"),
+            ("check in [\"RB-MY-001\", \"RB-MY-010\"] and \"x\" in reasons", "{}", "no runbook is called `RB-MY-010`"),
+        ] {
+            let said = said(&[("a.yaml", &mine), ("r.yaml", &rules(when, with))]);
+            assert!(said.contains(says) && said.contains("r.yaml:2:"), "{when} {with}: {said}");
+        }
+    }
+
     fn lint(text: &str) -> String {
-        Catalog::load(None).unwrap().lint("my.yaml", text).unwrap_err().to_string()
+        said(&[("my.yaml", text)])
     }
 
     fn disk() -> &'static str {
@@ -223,7 +339,7 @@ mod tests {
     #[test]
     fn mistakes_are_shown_with_their_place() {
         insta::assert_snapshot!(lint(&disk().replace("severity: high", "severity: hihg")));
-        insta::assert_snapshot!(lint(&disk().replace("164.308(a)(7)(ii)(B)", "164.308(a)(7)(ii)(X)")));
+        insta::assert_snapshot!(lint(&disk().replace("164.308(a)(1)(ii)(B)", "164.308(a)(1)(ii)(X)")));
         insta::assert_snapshot!(lint(&disk().replace("facts.filesystems |", "fact.filesystems |")));
         insta::assert_snapshot!(lint(&disk().replace("collector: disk", "collector: dsik")));
         insta::assert_snapshot!(lint(&disk().replace("confirm", "x").replace("why:", "wyh:")));
@@ -233,7 +349,7 @@ mod tests {
     #[test]
     fn a_secret_may_only_be_a_variable_of_its_own() {
         let backup = EMBEDDED.get_file("linux/RB-BACKUP-001.yaml").unwrap().contents_utf8().unwrap();
-        assert!(Catalog::load(None).unwrap().lint("my.yaml", backup).is_ok());
+        assert_eq!(said(&[("my.yaml", backup)]), "");
         let secret = "`settings.repository` is secret: it may only be the whole value of a variable in `env`";
         for (good, bad, says) in [
             ("[restic, unlock]", "[restic, -r, '{{ settings.repository }}', unlock]", secret),

@@ -26,6 +26,11 @@ const JUDGING: &[&str] = &["facts", "settings"];
 const ACTING: &[&str] = &["facts", "settings", "params"];
 const ACTING_EACH: &[&str] = &["facts", "settings", "params", "item"];
 
+/// Line and column of a value.
+pub(super) fn place_of<T>(at: &Spanned<T>) -> (usize, usize) {
+    (usize_of(at.referenced.line()), usize_of(at.referenced.column()))
+}
+
 /// Collects complaints while compiling one file.
 pub(super) struct Compiler<'a> {
     file: &'a str,
@@ -49,8 +54,7 @@ impl<'a> Compiler<'a> {
     }
 
     pub(super) fn complain<T>(&mut self, at: &Spanned<T>, message: impl Into<String>) {
-        let place = (usize_of(at.referenced.line()), usize_of(at.referenced.column()));
-        self.complaints.push(Diagnostic::at(self.file, self.text, place, message));
+        self.complaints.push(Diagnostic::at(self.file, self.text, place_of(at), message));
     }
 
     /// Parses a value with its own `FromStr`-like function.

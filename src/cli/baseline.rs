@@ -3,12 +3,13 @@
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::domain::baseline::{Difference, acceptable, differences};
+use crate::domain::baseline::{self, Difference, acceptable, differences};
 use crate::domain::id::{CheckId, Target};
 use crate::heal::people;
+use crate::shown;
 
 use super::output::{Printer, Tint};
-use super::session::Session;
+use super::session::{Session, readable};
 use super::{Exit, Failure};
 
 /// Baselines.
@@ -70,7 +71,7 @@ impl Show {
             let at = found.finding.observed_at;
             if session.out.is_json() {
                 session.out.json(&json!({
-                    "schema": "malachor.baseline-diff/1", "check": self.check, "foundAt": at.to_string(),
+                    "schema": "malachor.baseline_diff/1", "check": self.check, "found_at": at.to_string(),
                     "version": accepted.as_ref().map(|accepted| accepted.version), "differences": different,
                 }));
             } else {
@@ -91,15 +92,29 @@ impl Show {
 impl Accept {
     fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         let who = session.who(self.by.as_deref())?;
+        readable("--reason", &self.reason)?;
         let accepted = session.block_on(async {
             let app = session.app()?;
             app.ready().await?;
             Ok(people::accept_baseline(&app, &self.check, &self.reason, &who).await?)
         })?;
+        if session.out.is_json() {
+            session.out.json(&as_json(&self.check, Some(&accepted)));
+            return Ok(Exit::Ok);
+        }
         let (check, version, sha256) = (&accepted.check, accepted.version, &accepted.sha256);
         session.out.line(format!("{check} version {version} accepted by {who}, sha256 {sha256}"));
         Ok(Exit::Ok)
     }
+}
+
+fn as_json(check: &CheckId, accepted: Option<&baseline::Baseline>) -> Value {
+    json!({
+        "schema": "malachor.baseline/1", "check": check, "version": accepted.map(|accepted| accepted.version),
+        "accepted_at": accepted.map(|accepted| accepted.accepted_at.to_string()),
+        "accepted_by": accepted.map(|accepted| &accepted.accepted_by),
+        "reason": accepted.map(|accepted| &accepted.reason), "sha256": accepted.map(|accepted| &accepted.sha256),
+    })
 }
 
 fn list(session: &Session<'_>) -> Result<Exit, Failure> {
@@ -110,14 +125,7 @@ fn list(session: &Session<'_>) -> Result<Exit, Failure> {
             let check = runbook.id.clone();
             let accepted = app.store.read(move |tx| tx.baseline(&check, &Target::host())).await?;
             if session.out.is_json() {
-                session.out.json(&json!({
-                    "schema": "malachor.baseline/1", "check": runbook.id,
-                    "version": accepted.as_ref().map(|accepted| accepted.version),
-                    "acceptedAt": accepted.as_ref().map(|accepted| accepted.accepted_at.to_string()),
-                    "acceptedBy": accepted.as_ref().map(|accepted| &accepted.accepted_by),
-                    "reason": accepted.as_ref().map(|accepted| &accepted.reason),
-                    "sha256": accepted.as_ref().map(|accepted| &accepted.sha256),
-                }));
+                session.out.json(&as_json(&runbook.id, accepted.as_ref()));
             }
             rows.push(accepted.map_or_else(
                 || vec![runbook.id.to_string(), "none".to_owned()],
@@ -140,8 +148,8 @@ fn list(session: &Session<'_>) -> Result<Exit, Failure> {
 }
 
 fn print(out: &Printer, one: &Difference<'_>) {
-    let Difference { key, .. } = one;
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let key = shown::piece(one.key);
+    let text = |value: &Value| shown::piece(&value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     let line = match (one.accepted, one.found) {
         (Some(was), Some(is)) => {
             out.tint(Tint::Doubt, &format!("~ {key}\n    was {}\n    is  {}", text(was), text(is)))

@@ -1,13 +1,16 @@
 //! `malachor check`: run or list checks.
 
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 use serde_json::json;
 
-use crate::domain::finding::Verdict;
+use crate::domain::exception::Exception;
+use crate::domain::finding::{Finding, Verdict};
 use crate::domain::id::CheckId;
 use crate::domain::runbook::Runbook;
 use crate::domain::time::show_duration;
 use crate::heal::{self, Reach};
+use crate::shown;
 
 use super::output::{Printer, Tint, fold};
 use super::session::Session;
@@ -47,18 +50,37 @@ impl Run {
             for runbook in select(app.checks(), &self.checks)? {
                 let run = heal::run_check(&app, runbook, Reach::Record).await?;
                 let finding = &run.known.finding;
-                worst = worst.combine(finding.verdict);
+                let exceptions = app.store.read(|tx| tx.exceptions()).await?;
+                let silenced = silencing(&exceptions, finding, runbook, app.clock.now());
+                if silenced.is_none() {
+                    worst = worst.combine(finding.verdict);
+                }
                 if session.out.is_json() {
-                    session
-                        .out
-                        .json(&json!({"schema": "malachor.finding/1", "finding": finding, "since": run.known.since}));
+                    session.out.json(&json!({
+                        "schema": "malachor.finding/1", "finding": finding, "since": run.known.since,
+                        "excepted": silenced.is_some(), "exception": silenced.map(|exception| &exception.id),
+                    }));
                 } else {
-                    print_finding(session.out, runbook, finding);
+                    print_one(session.out, runbook, finding, silenced);
                 }
             }
             Ok(exit_for(worst))
         })
     }
+}
+
+/// The exception by which a finding that is not well is out of score and incidents.
+fn silencing<'a>(
+    exceptions: &'a [Exception],
+    finding: &Finding,
+    runbook: &Runbook,
+    now: Timestamp,
+) -> Option<&'a Exception> {
+    let accepted = matches!(finding.verdict, Verdict::Fail | Verdict::Warn);
+    exceptions
+        .iter()
+        .filter(|_| accepted)
+        .find(|exception| exception.silences() && exception.in_force(now) && exception.covers(finding, &runbook.hipaa))
 }
 
 /// 1 for anything failing, 3 for anything unknown, 0 otherwise.
@@ -93,9 +115,20 @@ pub(super) fn select<'a>(
 }
 
 /// One finding with its reasons.
-pub(super) fn print_finding(out: &Printer, runbook: &Runbook, finding: &crate::domain::finding::Finding) {
+pub(super) fn print_finding(out: &Printer, runbook: &Runbook, finding: &Finding) {
+    print_one(out, runbook, finding, None);
+}
+
+fn print_one(out: &Printer, runbook: &Runbook, finding: &Finding, silenced: Option<&Exception>) {
     let citations = out.tint(Tint::Faint, &runbook.hipaa.join(", "));
-    out.line(format!("{} {:<22} {}  {citations}", out.verdict(finding.verdict), runbook.id, runbook.title));
+    let verdict = match silenced {
+        Some(Exception { id, expires, .. }) => {
+            let (verdict, word) = (finding.verdict, finding.verdict.word());
+            out.verdict(verdict).replacen(word, &format!("{word} (excepted by {id} until {expires})"), 1)
+        }
+        None => out.verdict(finding.verdict),
+    };
+    out.line(format!("{verdict} {:<22} {}  {citations}", runbook.id, shown::piece(&runbook.title)));
     let mut said = std::collections::BTreeSet::new();
     for reason in finding.reasons.iter().filter(|reason| said.insert((reason.verdict.word(), &reason.say))) {
         let mark = out.tint(Tint::Faint, reason.verdict.word());

@@ -5,6 +5,10 @@ use serde_json::json;
 
 use crate::app::check_settings;
 use crate::catalog::Catalog;
+use crate::config::SOURCES;
+use crate::domain::id::CheckId;
+use crate::domain::schema::HIDDEN;
+use crate::shown;
 
 use super::session::Session;
 use super::{Exit, Failure};
@@ -34,14 +38,22 @@ impl Config {
                 check_settings(&loaded, &catalog)?;
                 let file =
                     session.config_file().map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());
-                session.out.line(format!(
-                    "{file}: sound, with {} runbooks and {} rules",
-                    catalog.runbooks.len(),
-                    catalog.rules.iter().count()
-                ));
+                let (runbooks, rules) = (catalog.runbooks.len(), catalog.rules.iter().count());
+                if session.out.is_json() {
+                    session.out.json(&json!({
+                        "schema": "malachor.config_check/1", "file": session.config_file(), "runbooks": runbooks, "rules": rules,
+                    }));
+                } else {
+                    session
+                        .out
+                        .line(format!("{}: sound, with {runbooks} runbooks and {rules} rules", shown::piece(&file)));
+                }
             }
             Self::Show(show) => {
+                // What is secret says the content; broken content must not be the reason to show it.
+                let catalog = session.catalog().or_else(|_| Ok::<_, Failure>(Catalog::load(None)?))?;
                 for (key, value, origin) in loaded.values() {
+                    let value = if may_be_seen(&key, &catalog) { value } else { format!("\"{HIDDEN}\"") };
                     if session.out.is_json() {
                         session.out.json(&json!({"schema": "malachor.config/1", "key": key, "value": value, "origin": origin.to_string()}));
                     } else if show.origin {
@@ -54,4 +66,15 @@ impl Config {
         }
         Ok(Exit::Ok)
     }
+}
+
+/// Whether a value may be shown: of the runbooks' settings only those that are known not to be secret, and of secrets where
+/// they are kept.
+fn may_be_seen(key: &str, catalog: &Catalog) -> bool {
+    let setting = key.strip_prefix("runbooks.").and_then(|rest| rest.split_once(".settings."));
+    let Some((runbook, setting)) = setting else { return true };
+    let (name, source) = setting.split_once('.').unwrap_or((setting, ""));
+    let runbook = runbook.parse::<CheckId>().ok().and_then(|id| catalog.runbooks.get(&id));
+    let field = runbook.and_then(|runbook| runbook.settings.fields().find(|(field, _)| *field == name));
+    field.is_some_and(|(_, field)| !field.secret || SOURCES.contains(&source))
 }

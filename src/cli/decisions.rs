@@ -6,6 +6,8 @@ use serde_json::json;
 use crate::domain::id::RecordId;
 use crate::domain::mode;
 use crate::heal::people;
+use crate::shown;
+use crate::store::{Setting, StoreError, Tx};
 
 use super::session::Session;
 use super::{Exit, Failure};
@@ -87,24 +89,32 @@ pub(super) struct Mode {
 impl Mode {
     pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         let who = self.mode.map(|_| session.who(self.by.as_deref())).transpose()?;
-        let (mode, by) = session.block_on(async {
-            let app = session.app()?;
+        let (mode, by, switch) = session.block_on(async {
+            let app = session.app_whatever_the_content()?;
             app.ready().await?;
             if let (Some(mode), Some(who)) = (self.mode, &who) {
                 people::set_mode(&app, mode, who).await?;
             }
-            let set = app.store.read(|tx| tx.setting(people::MODE)).await?;
+            let asked = app.store.read(|tx| Ok((tx.setting(people::MODE)?, Thrown::read(tx)?)));
+            let (set, switch) = asked.await?;
             let configured = app.config().heal.mode;
             let by_configuration = (configured, app.loaded.origin("heal.mode").to_string());
-            Ok(match set.and_then(|set| Some((set.value.parse::<mode::Mode>().ok()?, set.changed_by))) {
+            let (mode, by) = match set.and_then(|set| Some((set.value.parse::<mode::Mode>().ok()?, set.changed_by))) {
                 Some((mode, by)) if mode.strictest(configured) == mode => (mode, by),
                 Some(_) | None => by_configuration,
-            })
+            };
+            Ok((mode, by, switch))
         })?;
         if session.out.is_json() {
-            session.out.json(&json!({"schema": "malachor.mode/1", "mode": mode.word(), "by": by}));
+            let switch = if switch.on { "on" } else { "off" };
+            session
+                .out
+                .json(&json!({"schema": "malachor.mode/1", "mode": mode.word(), "by": by, "kill_switch": switch}));
         } else {
-            session.out.line(format!("mode {}, set by {by}", mode.word()));
+            session.out.line(format!("mode {}, set by {}", mode.word(), shown::piece(&by)));
+            if switch.on {
+                session.out.line(switch.say());
+            }
             if let Some(asked) = self.mode.filter(|asked| *asked != mode) {
                 session.out.note(format!("{} is recorded, but the configuration is stricter", asked.word()));
             }
@@ -113,11 +123,12 @@ impl Mode {
     }
 }
 
-/// Stop all healing on this appliance, or allow it again.
+/// Stop all healing on this appliance, or allow it again; without `on` or `off`, show how it stands.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  malachor kill-switch on --by dr.lee")]
 pub(super) struct KillSwitch {
-    /// on stops everything; off allows it again
-    state: Switch,
+    /// on stops everything; off allows it again; shows the state where none is given
+    state: Option<Switch>,
     /// Who decides [default: the user behind sudo]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
@@ -129,16 +140,48 @@ enum Switch {
     Off,
 }
 
+/// How the kill switch stands, and who put it so.
+struct Thrown {
+    on: bool,
+    set: Option<Setting>,
+}
+
+impl Thrown {
+    fn read(tx: &Tx<'_>) -> Result<Self, StoreError> {
+        let set = tx.setting(people::KILL_SWITCH)?;
+        Ok(Self { on: set.as_ref().is_some_and(|set| set.value == "on"), set })
+    }
+
+    fn say(&self) -> String {
+        let word = if self.on { "on: nothing is healed" } else { "off: healing is allowed" };
+        let by = self
+            .set
+            .as_ref()
+            .map_or_else(String::new, |set| format!(" (by {}, {})", shown::piece(&set.changed_by), set.changed_at));
+        format!("kill switch {word}{by}")
+    }
+}
+
 impl KillSwitch {
     pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
-        let who = session.who(self.by.as_deref())?;
-        session.block_on(async {
-            let app = session.app()?;
+        let who = self.state.map(|_| session.who(self.by.as_deref())).transpose()?;
+        let now = session.block_on(async {
+            let app = session.app_whatever_the_content()?;
             app.ready().await?;
-            Ok(people::set_kill_switch(&app, self.state == Switch::On, &who).await?)
+            if let (Some(state), Some(who)) = (self.state, &who) {
+                people::set_kill_switch(&app, state == Switch::On, who).await?;
+            }
+            Ok(app.store.read(Thrown::read).await?)
         })?;
-        let word = if self.state == Switch::On { "on: nothing is healed" } else { "off: healing is allowed again" };
-        session.out.line(format!("kill switch {word} (by {who})"));
+        if session.out.is_json() {
+            let (state, set) = (if now.on { "on" } else { "off" }, now.set.as_ref());
+            session.out.json(&json!({
+                "schema": "malachor.kill_switch/1", "state": state, "by": set.map(|set| &set.changed_by),
+                "at": set.map(|set| set.changed_at),
+            }));
+        } else {
+            session.out.line(now.say());
+        }
         Ok(Exit::Ok)
     }
 }

@@ -3,8 +3,11 @@
 use clap::Args;
 use serde_json::json;
 
-use crate::app::App;
+use crate::app::{App, AppError, check_settings, keys_exist};
+use crate::config::Loaded;
 use crate::host::{Cmd, Host};
+use crate::shown;
+use crate::store::{DATABASE, StoreError};
 
 use super::output::Tint;
 use super::session::Session;
@@ -23,17 +26,27 @@ enum Health {
     Missing { what: String, means: &'static str },
 }
 
+const KEEP: &str = "keep the directory as it is, restore it from its backup, and run `malachor evidence verify`";
+
 impl Doctor {
     #[expect(clippy::unused_self, reason = "every subcommand runs the same way")]
     pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
-        let mut found = vec![("configuration", config(session))];
-        let app = session.app();
-        found.push(("state, keys", state(&app)));
+        let (configuration, loaded) = config(session);
+        let mut found = vec![("configuration", configuration)];
+        let opened = loaded.map(|loaded| open(session, loaded));
         session.block_on(async {
-            if let Ok(app) = &app {
-                found.push(("log", log(app).await));
-                found.push(("database", database(app).await));
-                found.push(("room", room(app)));
+            match &opened {
+                Some(Ok(app)) => {
+                    found.push(("state, keys", state(app)));
+                    found.push(("log", log(app).await));
+                    found.push(("database", database(app).await));
+                    found.push(("records", records(app).await));
+                    found.push(("room", room(app)));
+                }
+                Some(Err((what, cure))) => {
+                    found.push(("state, keys", Health::Trouble { what: what.clone(), cure }));
+                }
+                None => {}
             }
             for (tool, means) in TOOLS {
                 found.push((tool, tool_there(tool, means).await));
@@ -54,41 +67,104 @@ const TOOLS: [(&str, &str); 6] = [
     ("chronyc", "the clock's offset"),
 ];
 
-fn config(session: &Session<'_>) -> Health {
-    match session.loaded().and_then(|loaded| Ok((session.catalog()?, loaded))) {
-        Ok((catalog, _)) => {
-            Health::Good(format!("sound; {} runbooks, {} rules", catalog.runbooks.len(), catalog.rules.iter().count()))
+/// How the configuration stands, and the part of it with which the state can be looked at all the same.
+fn config(session: &Session<'_>) -> (Health, Option<Loaded>) {
+    let checked = session.loaded().and_then(|loaded| {
+        let catalog = session.catalog()?;
+        check_settings(&loaded, &catalog)?;
+        Ok((catalog, loaded))
+    });
+    match checked {
+        Ok((catalog, loaded)) => {
+            let (runbooks, rules) = (catalog.runbooks.len(), catalog.rules.iter().count());
+            (Health::Good(format!("sound; {runbooks} runbooks, {rules} rules")), Some(loaded))
         }
-        Err(failure) => Health::Trouble {
-            what: failure.message,
-            cure: "mend the line it names; `malachor config check` shows it again",
-        },
+        Err(failure) => {
+            let cure = "mend the line it names; `malachor config check` shows it again";
+            (Health::Trouble { what: failure.message, cure }, session.loaded_without_content().ok())
+        }
     }
 }
 
-fn state(app: &Result<App, Failure>) -> Health {
-    match app {
-        Ok(app) => Health::Good(format!("{} of {}", app.state_dir().display(), app.identity.origin())),
-        Err(failure) => Health::Trouble {
-            what: failure.message.clone(),
-            cure: "`malachor keys init` makes an appliance's keys; name a configuration with --config",
-        },
+/// The appliance here, or why there is none and what to do about just that.
+fn open(session: &Session<'_>, loaded: Loaded) -> Result<App, (String, &'static str)> {
+    let dir = loaded.config.agent.state_dir.clone();
+    if !keys_exist(&dir) {
+        return Err(if dir.join(DATABASE).exists() {
+            let cure = "restore the keys folder from its backup: new keys cannot go on with this log";
+            (format!("{}: there is a database and no keys", dir.display()), cure)
+        } else {
+            let cure = "`malachor keys init` makes an appliance's keys; name a configuration with --config";
+            (format!("{}: no appliance here", dir.display()), cure)
+        });
     }
+    session.open_there(loaded).map_err(|error| {
+        let cure = match &error {
+            AppError::Config(_) | AppError::Content(_) => {
+                "mend the line it names; `malachor config check` shows it again"
+            }
+            AppError::Keys(_) => "restore the keys folder from its backup",
+            AppError::State { .. } => "do what it says, or restore the state directory from its backup",
+            AppError::Store(StoreError::Newer { .. }) => "use the version of Malachor that wrote it, or a later one",
+            AppError::Store(
+                StoreError::Open { .. }
+                | StoreError::Sql { .. }
+                | StoreError::Corrupt(_)
+                | StoreError::Log(_)
+                | StoreError::NotThere(_)
+                | StoreError::Gone
+                | StoreError::NoKeys,
+            ) => KEEP,
+        };
+        (error.to_string(), cure)
+    })
+}
+
+fn state(app: &App) -> Health {
+    Health::Good(format!("{} of {}", app.state_dir().display(), app.identity.origin()))
 }
 
 async fn log(app: &App) -> Health {
     let key = match app.identity.public() {
         Ok((_, head, _)) => head,
-        Err(error) => return Health::Trouble { what: error.to_string(), cure: "restore the keys folder" },
+        Err(error) => {
+            return Health::Trouble { what: error.to_string(), cure: "restore the keys folder from its backup" };
+        }
     };
     match app.store.read(move |tx| tx.check_head(&key)).await {
         Ok(Some(head)) => Health::Good(format!("{} entries, last head holds", head.size)),
+        Ok(None) if !app.identity.may_begin_log() => {
+            Health::Trouble { what: "empty, but these keys have signed a log before".to_owned(), cure: KEEP }
+        }
         Ok(None) => Health::Missing { what: "empty".to_owned(), means: "it begins when the agent starts" },
-        Err(error) => Health::Trouble {
-            what: error.to_string(),
-            cure: "keep the directory as it is and run `malachor evidence verify`",
-        },
+        Err(error) => Health::Trouble { what: error.to_string(), cure: KEEP },
     }
+}
+
+/// Whether everything that is remembered can be read: pages can be sound and a row in them not.
+async fn records(app: &App) -> Health {
+    let read = app.store.read(|tx| {
+        let sizes = [
+            ("findings", tx.findings().map(|rows| rows.len())),
+            ("incidents", tx.incidents(true).map(|rows| rows.len())),
+            ("exceptions", tx.exceptions().map(|rows| rows.len())),
+            ("questions", tx.approvals(&[]).map(|rows| rows.len())),
+        ];
+        Ok(sizes)
+    });
+    let sizes = match read.await {
+        Ok(sizes) => sizes,
+        Err(error) => return Health::Trouble { what: error.to_string(), cure: KEEP },
+    };
+    let unreadable = |(what, size): &(&str, Result<usize, StoreError>)| {
+        size.as_ref().err().map(|error| format!("{what}: a row cannot be read: {error}"))
+    };
+    let wrong: Vec<String> = sizes.iter().filter_map(unreadable).collect();
+    if !wrong.is_empty() {
+        return Health::Trouble { what: wrong.join("; "), cure: KEEP };
+    }
+    let said = sizes.iter().filter_map(|(what, size)| Some(format!("{} {what}", size.as_ref().ok()?)));
+    Health::Good(said.collect::<Vec<_>>().join(", "))
 }
 
 async fn database(app: &App) -> Health {
@@ -124,18 +200,26 @@ async fn tool_there(tool: &str, means: &'static str) -> Health {
 fn report(session: &Session<'_>, found: &[(&str, Health)]) -> Exit {
     let mut exit = Exit::Ok;
     for (what, health) in found {
-        let (status, symbol, tint, text) = match health {
-            Health::Good(text) => ("good", "✔", Tint::Good, text.clone()),
-            Health::Trouble { what, cure } => ("trouble", "✖", Tint::Bad, format!("{what}\n    → {cure}")),
-            Health::Missing { what, means } => ("missing", "–", Tint::Faint, format!("{what}; without it: {means}")),
+        let (status, symbol, tint, say, cure) = match health {
+            Health::Good(text) => ("good", "✔", Tint::Good, text.clone(), None),
+            Health::Trouble { what, cure } => ("trouble", "✖", Tint::Bad, what.trim_end().to_owned(), Some(*cure)),
+            Health::Missing { what, means } => {
+                ("missing", "–", Tint::Faint, format!("{what}; without it: {means}"), None)
+            }
         };
         if status == "trouble" {
             exit = Exit::Found;
         }
         if session.out.is_json() {
-            session.out.json(&json!({"schema": "malachor.doctor/1", "what": what, "status": status, "say": text}));
-        } else {
-            session.out.line(format!("{} {what:<14} {text}", session.out.tint(tint, symbol)));
+            session.out.json(
+                &json!({"schema": "malachor.doctor/1", "what": what, "status": status, "say": say, "cure": cure}),
+            );
+            continue;
+        }
+        let say = say.lines().map(shown::piece).collect::<Vec<_>>().join("\n    ");
+        session.out.line(format!("{} {what:<14} {say}", session.out.tint(tint, symbol)));
+        if let Some(cure) = cure {
+            session.out.line(format!("    → {cure}"));
         }
     }
     exit

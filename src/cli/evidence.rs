@@ -3,9 +3,15 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use crate::app::keys_dir;
-use crate::evidence::{self, Input, Options, Trust, read};
+use crate::config::{bytes_of, text_of};
+use crate::crypto::note::MAX_NOTE;
+use crate::evidence::export::Exported;
+use crate::evidence::read::ReadError;
+use crate::evidence::{self, Input, Options, SourceError, Trust, read};
+use crate::shown;
 
 use super::session::Session;
 use super::{Exit, Failure};
@@ -34,8 +40,8 @@ pub(super) struct List {
     #[arg(long, default_value_t = 0)]
     from: u64,
     /// How many
-    #[arg(long, default_value_t = 100)]
-    limit: usize,
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
 }
 
 #[derive(Debug, Args)]
@@ -82,11 +88,16 @@ impl Evidence {
             Self::List(list) => list.run(session),
             Self::Show(show) => {
                 let input = Input::one(or_state(session, show.path)?);
-                let entry = read::show(&input, show.seq).map_err(|error| Failure::unavailable(&error))?;
+                let entry = read::show(&input, show.seq).map_err(|error| match error {
+                    ReadError::Absent(_) => Failure::usage(&format!("{error}; see `malachor evidence list`")),
+                    ReadError::Source(_) | ReadError::Envelope(_) | ReadError::Statement(_) => {
+                        Failure::unavailable(&error)
+                    }
+                })?;
                 if session.out.is_json() {
                     session.out.json(&entry);
                 } else {
-                    session.out.line(serde_json::to_string_pretty(&entry).unwrap_or_default());
+                    session.out.pretty(&entry);
                 }
                 Ok(Exit::Ok)
             }
@@ -95,17 +106,31 @@ impl Evidence {
                 let input = Input::one(or_state(session, export.path)?);
                 let done =
                     evidence::export(&input, &export.out, SEGMENT).map_err(|error| Failure::unavailable(&error))?;
-                session.out.line(format!(
-                    "{} entries in {} segments, {} checkpoints in {}",
-                    done.entries,
-                    done.segments,
-                    done.checkpoints,
-                    export.out.display()
-                ));
+                let Exported { entries, segments, checkpoints } = done;
+                let folder = export.out.display().to_string();
+                if session.out.is_json() {
+                    session.out.json(&json!({
+                        "schema": "malachor.export/1", "entries": entries, "segments": segments, "checkpoints": checkpoints,
+                        "folder": folder,
+                    }));
+                } else {
+                    let folder = shown::piece(&folder);
+                    session.out.line(format!(
+                        "{entries} entries in {segments} segments, {checkpoints} checkpoints in {folder}"
+                    ));
+                }
                 Ok(Exit::Ok)
             }
         }
     }
+}
+
+/// A value with the name of its form.
+#[derive(serde::Serialize)]
+struct Schema<'a, T> {
+    schema: &'static str,
+    #[serde(flatten)]
+    of: &'a T,
 }
 
 fn or_state(session: &Session<'_>, path: Option<PathBuf>) -> Result<PathBuf, Failure> {
@@ -118,11 +143,13 @@ fn or_state(session: &Session<'_>, path: Option<PathBuf>) -> Result<PathBuf, Fai
 impl List {
     fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         let input = Input::one(or_state(session, self.path)?);
-        let entries = read::list(&input, self.from, self.limit).map_err(|error| Failure::unavailable(&error))?;
-        let mut rows = vec![["SEQ", "CLAIMED AT", "KIND", "OUTCOME", "RUNBOOK", "LEAF"].map(str::to_owned).to_vec()];
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let entries = read::list(&input, self.from, limit).map_err(|error| Failure::unavailable(&error))?;
+        let head = ["SEQ", "CLAIMED AT", "KIND", "OUTCOME", "RUNBOOK", "LEAF", "WHAT"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
         for entry in &entries {
             if session.out.is_json() {
-                session.out.json(entry);
+                session.out.json(&Schema { schema: "malachor.entry_listed/1", of: entry });
             }
             rows.push(vec![
                 entry.seq.to_string(),
@@ -131,6 +158,7 @@ impl List {
                 entry.outcome.clone().unwrap_or_default(),
                 entry.runbook.clone().unwrap_or_default(),
                 entry.leaf.get(..16).unwrap_or(&entry.leaf).to_owned(),
+                entry.reason.clone().unwrap_or_default(),
             ]);
         }
         if !session.out.is_json() {
@@ -160,17 +188,22 @@ impl Verify {
             trust.held_here();
         }
         for path in &keys {
-            let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+            let text = text_of(path, MAX_NOTE as u64).map_err(|error| unreadable(path, &error))?;
             trust.add_key(&text).map_err(|error| unreadable(path, &error))?;
         }
         if let Some(origin) = &self.expect_origin {
             trust.expect_origin(origin).map_err(|error| Failure::usage(&error))?;
         }
         if let Some(path) = &self.expect_checkpoint {
-            let note = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
-            trust.expect_checkpoint(&note).map_err(|error| unreadable(path, &error))?;
+            let note = bytes_of(path, MAX_NOTE as u64).map_err(|error| unreadable(path, &error))?;
+            let not_one = |error| unreadable(path, &format!("is not a signed checkpoint: {error}"));
+            trust.expect_checkpoint(&note).map_err(not_one)?;
         }
-        let report = evidence::verify(&Input { paths }, &trust, Options::default());
+        let input = Input { paths };
+        if let Ok(Some(name)) = input.whole_among_others() {
+            return Err(Failure::usage(&SourceError::Mixed(name)));
+        }
+        let report = evidence::verify(&input, &trust, Options::default());
         if session.out.is_json() {
             session.out.json(&report.json());
         } else {
@@ -181,5 +214,5 @@ impl Verify {
 }
 
 fn unreadable(path: &std::path::Path, error: &impl ToString) -> Failure {
-    Failure::new(Exit::Unavailable, format!("{}: {}", path.display(), error.to_string()))
+    Failure::new(Exit::Unavailable, format!("{}: {}", shown::piece(&path.display().to_string()), error.to_string()))
 }

@@ -1,13 +1,14 @@
 //! `malachor exception`: waivers with scope, reason, owner and expiry.
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::domain::exception::{self, Effect, Scope, parse_expiry};
 use crate::domain::id::{CheckId, RecordId, RecordKind, Target};
 use crate::heal::people;
 
-use super::session::Session;
+use super::session::{Session, readable};
 use super::{Exit, Failure};
 
 /// Exceptions.
@@ -82,13 +83,28 @@ impl Exception {
 
 impl Add {
     fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        let words = [
+            ("--reason", Some(&self.reason)),
+            ("--compensating", self.compensating.as_ref()),
+            ("--owner", Some(&self.owner)),
+            ("--approver", Some(&self.approver)),
+        ];
+        words
+            .into_iter()
+            .filter_map(|(flag, text)| Some((flag, text?)))
+            .try_for_each(|(flag, text)| readable(flag, text))?;
+        if let Some(target) = self.target.as_ref().filter(|target| **target != Target::host()) {
+            let say =
+                format!("nothing here is called `{target}`; the targets of this appliance are: {}", Target::host());
+            return Err(Failure::usage(&say));
+        }
         let expires = parse_expiry(&self.expires).map_err(|error| Failure::usage(&error))?;
-        let id = session.block_on(async {
+        let added = session.block_on(async {
             let app = session.app()?;
             app.ready().await?;
             let id = app.new_id(RecordKind::Exception)?;
             let exception = exception::Exception {
-                id: id.clone(),
+                id,
                 scope: Scope { runbook: self.runbook, target: self.target, control: self.control },
                 reason: self.reason,
                 compensating: self.compensating,
@@ -102,10 +118,14 @@ impl Add {
                     EffectWord::Both => Effect::Both,
                 },
             };
-            people::add_exception(&app, exception).await?;
-            Ok(id)
+            people::add_exception(&app, exception.clone()).await?;
+            Ok(exception)
         })?;
-        session.out.line(format!("{id} until {expires}"));
+        if session.out.is_json() {
+            session.out.json(&as_json(&added, added.created));
+        } else {
+            session.out.line(format!("{} until {expires}", added.id));
+        }
         Ok(Exit::Ok)
     }
 }
@@ -118,9 +138,20 @@ impl Remove {
             app.ready().await?;
             Ok(people::remove_exception(&app, &self.id, &who).await?)
         })?;
-        session.out.line(format!("{} removed by {who}", self.id));
+        if session.out.is_json() {
+            session.out.json(&json!({"schema": "malachor.exception_removed/1", "id": self.id, "by": who}));
+        } else {
+            session.out.line(format!("{} removed by {who}", self.id));
+        }
         Ok(Exit::Ok)
     }
+}
+
+fn as_json(exception: &exception::Exception, now: Timestamp) -> Value {
+    json!({
+        "schema": "malachor.exception/1", "exception": exception, "in_force": exception.in_force(now),
+        "days_left": exception.days_left(now),
+    })
 }
 
 fn list(session: &Session<'_>) -> Result<Exit, Failure> {
@@ -139,7 +170,7 @@ fn list(session: &Session<'_>) -> Result<Exit, Failure> {
             (false, _) => "expired".to_owned(),
         };
         if session.out.is_json() {
-            session.out.json(&json!({"schema": "malachor.exception/1", "exception": exception, "inForce": exception.in_force(now), "daysLeft": left}));
+            session.out.json(&as_json(exception, now));
         }
         let Scope { runbook, target, control } = &exception.scope;
         let scope =

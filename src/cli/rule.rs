@@ -5,9 +5,10 @@ use serde_json::json;
 
 use crate::catalog::run_rule_examples;
 use crate::domain::id::RuleId;
+use crate::domain::rule::Rule as Compiled;
 use crate::domain::time::show_duration;
 
-use super::runbook::report;
+use super::runbook::{ids_and_files, read, report};
 use super::session::Session;
 use super::{Exit, Failure};
 
@@ -18,8 +19,9 @@ pub(super) enum Rule {
     List,
     /// Run the rules' own examples
     Test {
-        /// Rules [default: all]
-        ids: Vec<RuleId>,
+        /// Rules, or files of rules and of runbooks they name [default: all rules]
+        #[arg(value_name = "ID|FILE")]
+        which: Vec<String>,
     },
 }
 
@@ -27,7 +29,7 @@ impl Rule {
     pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         match self {
             Self::List => list(session),
-            Self::Test { ids } => test(session, &ids),
+            Self::Test { which } => test(session, &which),
         }
     }
 }
@@ -39,7 +41,7 @@ fn list(session: &Session<'_>) -> Result<Exit, Failure> {
         if session.out.is_json() {
             session.out.json(&json!({
                 "schema": "malachor.rule/1", "id": rule.id, "priority": rule.priority, "when": rule.when.source(), "run": rule.run,
-                "cooldown": show_duration(rule.cooldown), "maxAttempts": rule.max_attempts,
+                "cooldown": show_duration(rule.cooldown), "max_attempts": rule.max_attempts,
             }));
         }
         rows.push(vec![
@@ -57,15 +59,30 @@ fn list(session: &Session<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn test(session: &Session<'_>, ids: &[RuleId]) -> Result<Exit, Failure> {
-    let catalog = session.catalog()?;
-    if let Some(unknown) = ids.iter().find(|id| catalog.rules.get(id).is_none()) {
-        return Err(Failure::new(Exit::Usage, format!("no rule is called `{unknown}`; see `malachor rule list`")));
+fn test(session: &Session<'_>, which: &[String]) -> Result<Exit, Failure> {
+    let (ids, files) = ids_and_files(which);
+    let catalog =
+        if ids.is_empty() && !files.is_empty() { session.catalog_or_built_in()? } else { session.catalog()? };
+    let given = catalog.given(read(&files)?).sound()?;
+    let mut chosen: Vec<&Compiled> = given.rules.iter().collect();
+    for id in ids {
+        let known = id.parse::<RuleId>().ok().and_then(|id| catalog.rules.get(&id));
+        chosen.push(known.ok_or_else(|| {
+            Failure::new(Exit::Usage, format!("no rule is called `{id}`, and no file; see `malachor rule list`"))
+        })?);
     }
-    let mut exit = Exit::Ok;
-    for rule in catalog.rules.iter().filter(|rule| ids.is_empty() || ids.contains(&rule.id)) {
+    if which.is_empty() {
+        chosen.extend(catalog.rules.iter());
+    }
+    if chosen.is_empty() && !which.is_empty() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "these files hold no rule; runbooks are tested by `malachor runbook test`",
+        ));
+    }
+    let outcome = |rule: &&Compiled| {
         let (count, wrong) = run_rule_examples(rule);
-        exit = exit.max(report(session.out, rule.id.as_str(), count, &wrong));
-    }
-    Ok(exit)
+        report(session.out, rule.id.as_str(), count, &wrong)
+    };
+    Ok(chosen.iter().map(outcome).max().unwrap_or(Exit::Ok))
 }

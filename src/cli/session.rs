@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{App, Clock, init_keys, keys_exist};
+use crate::app::{App, AppError, Clock, init_keys, keys_exist};
 use crate::catalog::Catalog;
-use crate::config::{Config, Level, Loaded, Role, load, trusted};
+use crate::config::{Config, Level, Loaded, Role, load, load_without_content, trusted};
 use crate::domain::mode::Mode;
 use crate::host::Host;
+use crate::shown;
 use crate::store::DATABASE;
 
 use super::output::Printer;
@@ -43,21 +44,30 @@ impl<'a> Session<'a> {
 
     /// The layered configuration.
     pub(super) fn loaded(&self) -> Result<Loaded, Failure> {
+        let file = self.trusted_file()?;
+        Ok(self.leveled(load(file.as_deref(), self.env.iter().cloned())?))
+    }
+
+    fn trusted_file(&self) -> Result<Option<PathBuf>, Failure> {
         let file = self.config_file();
         if let Some(file) = &file {
             trusted(file).map_err(|why| Failure::usage(&why))?;
         }
-        let loaded = load(file.as_deref(), self.env.iter().cloned())?;
+        Ok(file)
+    }
+
+    /// With the flags that say how much is logged.
+    fn leveled(&self, loaded: Loaded) -> Loaded {
         let level = match (self.global.quiet, self.global.verbose) {
             (true, _) => Some((Level::Error, "--quiet")),
             (false, 0) => None,
             (false, 1) => Some((Level::Debug, "--verbose")),
             (false, _) => Some((Level::Trace, "--verbose")),
         };
-        Ok(match level {
+        match level {
             None => loaded,
             Some((level, flag)) => loaded.with_flag("telemetry.level", flag, |config| config.telemetry.level = level),
-        })
+        }
     }
 
     pub(super) fn role(&self) -> Result<Role, Failure> {
@@ -69,28 +79,70 @@ impl<'a> Session<'a> {
         Ok(Catalog::load(self.loaded()?.config.catalog.dir.as_deref())?)
     }
 
+    /// The content the configuration names; where that is broken, what is built in, for work on other files.
+    pub(super) fn catalog_or_built_in(&self) -> Result<Catalog, Failure> {
+        self.catalog().or_else(|failure| {
+            let message = failure.message.trim_end();
+            self.out.note(format!(
+                "{message}\nthe configured content is left out: the files are held to the built-in content"
+            ));
+            Ok(Catalog::load(None)?)
+        })
+    }
+
     /// Who is at the keyboard: as given, else the user behind sudo, else the user.
     pub(super) fn who(&self, given: Option<&str>) -> Result<String, Failure> {
         let variable = |name: &str| self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        given
+        let who = given
             .map(str::to_owned)
             .or_else(|| variable("SUDO_USER"))
             .or_else(|| variable("USER"))
             .or_else(|| variable("LOGNAME"))
             .filter(|name| !name.trim().is_empty())
-            .ok_or_else(|| Failure::new(Exit::Usage, "a decision needs a name: give `--by NAME`"))
+            .ok_or_else(|| Failure::new(Exit::Usage, "a decision needs a name: give `--by NAME`"))?;
+        readable("--by", &who)?;
+        Ok(who)
     }
 
     /// The capabilities on the real state, which a command other than the agent never creates.
     pub(super) fn app(&self) -> Result<App, Failure> {
-        let loaded = self.loaded()?;
+        self.open(self.loaded()?)
+    }
+
+    /// The same for what must be possible always: where content or the part of a runbook is broken, with what is built in.
+    pub(super) fn app_whatever_the_content(&self) -> Result<App, Failure> {
+        let failure = match self.app() {
+            Err(failure) if failure.exit == Exit::Usage => failure,
+            opened => return opened,
+        };
+        let opened = self.loaded_without_content().and_then(|loaded| self.open(loaded));
+        let Ok(app) = opened else { return Err(failure) };
+        let message = failure.message.trim_end();
+        self.out.note(format!(
+            "{message}\nthis is done all the same, with the built-in content and no settings of runbooks"
+        ));
+        Ok(app)
+    }
+
+    /// The layered configuration without content and the parts of runbooks.
+    pub(super) fn loaded_without_content(&self) -> Result<Loaded, Failure> {
+        let file = self.trusted_file()?;
+        Ok(self.leveled(load_without_content(file.as_deref(), self.env.iter().cloned())?))
+    }
+
+    fn open(&self, loaded: Loaded) -> Result<App, Failure> {
         let state = loaded.config.agent.state_dir.clone();
         if !keys_exist(&state) {
             let hint = "run `malachor keys init`, start the agent, or name a configuration with --config";
             return Err(Failure::new(Exit::Unavailable, format!("{}: no appliance here; {hint}", state.display())));
         }
+        Ok(self.open_there(loaded)?)
+    }
+
+    /// The capabilities on a state that is there, or why not.
+    pub(super) fn open_there(&self, loaded: Loaded) -> Result<App, AppError> {
         self.quiet_logs(&loaded.config);
-        Ok(App::open(loaded, Host::live(), Clock::system())?)
+        App::open(loaded, Host::live(), Clock::system())
     }
 
     /// The capabilities on a private copy of the state: the pipeline runs as ever and nothing of it is kept.
@@ -132,6 +184,15 @@ impl<'a> Session<'a> {
             }
         })
     }
+}
+
+/// Refuses words of a decision that would not be read as they were written.
+pub(super) fn readable(flag: &str, text: &str) -> Result<(), Failure> {
+    let shown = shown::piece(text);
+    if shown == text {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Usage, format!("{flag}: control characters are not recorded: `{shown}`")))
 }
 
 /// A private copy of the state, removed when dropped.

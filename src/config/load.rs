@@ -53,12 +53,14 @@ pub struct Loaded {
     /// The configuration.
     pub config: Config,
     origins: BTreeMap<String, Origin>,
+    /// The tables of the file: where a mistake about one as a whole stands, but where none of its values came from.
+    tables: BTreeMap<String, Origin>,
 }
 
 impl Loaded {
     /// The built-in configuration.
     pub fn defaults() -> Self {
-        Self { config: Config::default(), origins: BTreeMap::new() }
+        Self { config: Config::default(), origins: BTreeMap::new(), tables: BTreeMap::new() }
     }
 
     /// Changes one value from a flag.
@@ -98,7 +100,24 @@ impl Loaded {
 
     /// An error about a key, placed where the key was written.
     pub fn complain(&self, key: &str, message: impl Into<String>) -> ConfigError {
-        ConfigError { place: self.origin(key).to_string(), message: format!("{key}: {}", message.into()) }
+        ConfigError { place: self.place(key).to_string(), message: format!("{key}: {}", message.into()) }
+    }
+
+    /// Where a key, or else what holds it, was written.
+    fn place(&self, key: &str) -> Origin {
+        let mut key = key;
+        loop {
+            let below = || {
+                self.origins.iter().find(|(other, _)| other.starts_with(&format!("{key}."))).map(|(_, origin)| origin)
+            };
+            if let Some(origin) = self.origins.get(key).or_else(|| self.tables.get(key)).or_else(below) {
+                return origin.clone();
+            }
+            match key.rsplit_once('.') {
+                Some((parent, _)) => key = parent,
+                None => return Origin::Default,
+            }
+        }
     }
 }
 
@@ -107,6 +126,22 @@ pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
+    layered(file, environment, &[])
+}
+
+/// The same without what is said about content and single runbooks, for what must work when that is broken.
+pub fn load_without_content(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    layered(file, environment, &["catalog", "runbooks"])
+}
+
+fn layered(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    without: &[&str],
+) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded::defaults();
     let mut tree = Value::Object(Map::new());
     if let Some(path) = file {
@@ -114,21 +149,30 @@ pub fn load(
             place: path.display().to_string(),
             message: format!("cannot be read: {error}"),
         })?;
-        read_file(path, &text)?;
-        let table: toml::Table = toml::from_str(&text).map_err(|error| file_error(path, &text, &error))?;
+        if without.is_empty() {
+            read_file(path, &text)?;
+        }
+        let mut table: toml::Table = toml::from_str(&text).map_err(|error| file_error(path, &text, &error))?;
+        table.retain(|section, _| !without.contains(&section));
         tree = serde_json::to_value(&table)
             .map_err(|error| ConfigError { place: path.display().to_string(), message: error.to_string() })?;
-        loaded.origins = file_origins(path, &text);
+        (loaded.origins, loaded.tables) = file_origins(path, &text);
     }
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let section = rest.split("__").next().unwrap_or_default().to_ascii_lowercase();
+        if without.contains(&section.as_str()) {
+            continue;
+        }
         overlay(&mut tree, rest, &name, &value, &mut loaded.origins)?;
     }
+    let place =
+        || file.filter(|_| !without.is_empty()).map_or("environment".to_owned(), |path| path.display().to_string());
     loaded.config = serde_json::from_value(tree)
-        .map_err(|error| ConfigError { place: "environment".to_owned(), message: with_hint(&error.to_string()) })?;
+        .map_err(|error| ConfigError { place: place(), message: with_hint(&error.to_string()) })?;
     loaded.config.check().map_err(|message| {
         let key = message.split(':').next().unwrap_or_default().to_owned();
-        ConfigError { place: loaded.origin(&key).to_string(), message }
+        ConfigError { place: loaded.place(&key).to_string(), message }
     })?;
     Ok(loaded)
 }
@@ -140,7 +184,36 @@ fn read_file(path: &Path, text: &str) -> Result<Config, ConfigError> {
 
 fn file_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let line = error.span().map_or(1, |span| line_of(text, span.start));
-    ConfigError { place: format!("{}:{line}", path.display()), message: with_hint(error.message()) }
+    let message = with_hint(error.message());
+    // A value that cannot be read says what it is, and not where it stands; a key that is not known names itself.
+    let key =
+        error.span().and_then(|span| key_of_value(text, span.start)).filter(|_| !message.starts_with("unknown field"));
+    let message = key.map_or(message.clone(), |key| format!("{key}: {message}"));
+    ConfigError { place: format!("{}:{line}", path.display()), message }
+}
+
+/// The key of the value that stands at an offset, if it is neither a table nor a list.
+fn key_of_value(text: &str, offset: usize) -> Option<String> {
+    let table = toml::de::DeTable::parse(text).ok()?;
+    key_in_table(table.get_ref(), offset)
+}
+
+fn key_in_table(table: &toml::de::DeTable<'_>, offset: usize) -> Option<String> {
+    table.iter().find_map(|(key, value)| {
+        let inner = key_in(value.get_ref(), value.span(), offset)?;
+        Some(if inner.is_empty() { key.get_ref().to_string() } else { format!("{}.{inner}", key.get_ref()) })
+    })
+}
+
+/// The rest of the key inside a value; empty where the value itself stands there.
+fn key_in(value: &toml::de::DeValue<'_>, span: std::ops::Range<usize>, offset: usize) -> Option<String> {
+    if let toml::de::DeValue::Table(table) = value {
+        return key_in_table(table, offset);
+    }
+    if let toml::de::DeValue::Array(items) = value {
+        return items.iter().find_map(|item| key_in(item.get_ref(), item.span(), offset));
+    }
+    span.contains(&offset).then(String::new)
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -165,9 +238,17 @@ fn overlay(
     origins: &mut BTreeMap<String, Origin>,
 ) -> Result<(), ConfigError> {
     let complain = |message: String| ConfigError { place: format!("environment {name}"), message };
-    let path: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
+    let mut path: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
     if path.iter().any(String::is_empty) {
         return Err(complain("a key part is empty; write MALACHOR__SECTION__KEY".to_owned()));
+    }
+    if let [section, id, ..] = path.as_mut_slice()
+        && section == "runbooks"
+    {
+        // Ids of runbooks have capitals; a variable may be written either way.
+        let written = tree.get("runbooks").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+        let same = written.into_iter().find(|known| known.eq_ignore_ascii_case(id)).cloned();
+        *id = same.unwrap_or_else(|| id.to_ascii_uppercase());
     }
     let mut place = &mut *tree;
     for part in &path {
@@ -193,24 +274,26 @@ fn typed(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// The line of every key of the file.
-fn file_origins(path: &Path, text: &str) -> BTreeMap<String, Origin> {
-    let mut origins = BTreeMap::new();
+/// The line of every key of the file that holds a value, and of every table.
+fn file_origins(path: &Path, text: &str) -> (BTreeMap<String, Origin>, BTreeMap<String, Origin>) {
+    let (mut origins, mut tables) = (BTreeMap::new(), BTreeMap::new());
     if let Ok(table) = toml::de::DeTable::parse(text) {
-        walk(table.get_ref(), "", &mut |key, offset| {
-            origins.insert(key, Origin::File(path.to_owned(), line_of(text, offset)));
+        walk(table.get_ref(), "", &mut |key, offset, is_table| {
+            let map = if is_table { &mut tables } else { &mut origins };
+            map.insert(key, Origin::File(path.to_owned(), line_of(text, offset)));
         });
     }
-    origins
+    (origins, tables)
 }
 
-fn walk(table: &toml::de::DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, usize)) {
+fn walk(table: &toml::de::DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, usize, bool)) {
     for (key, value) in table {
         let name = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
         if let toml::de::DeValue::Table(inner) = value.get_ref() {
             walk(inner, &name, found);
+            found(name, key.span().start, true);
         } else {
-            found(name, key.span().start);
+            found(name, key.span().start, false);
         }
     }
 }
@@ -251,6 +334,7 @@ mod tests {
                 error("[site]\ntimezone = \"Mars/Base\"\n"),
                 error("[telemetry]\nmetrics = \"0.0.0.0:9464\"\n"),
                 error("[heal]\nwindows = [{ days = [\"sat\"], start = \"22:00\", end = \"22:00\" }]\n"),
+                error("[heal]\nwindows = [{ days = [\"sat\"], start = \"25:00\", end = \"22:00\" }]\n"),
                 error("[agnt]\n"),
                 error("role = \n"),
             ]
@@ -280,6 +364,72 @@ mod tests {
         }
         let catalog = crate::catalog::Catalog::load(None).unwrap();
         crate::app::check_settings(&loaded, &catalog).unwrap();
+    }
+
+    #[test]
+    fn a_mistake_about_a_runbook_stands_where_its_table_does() {
+        let catalog = crate::catalog::Catalog::load(None).unwrap();
+        let error = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            let loaded = load(Some(file.path()), []).unwrap();
+            let error = crate::app::check_settings(&loaded, &catalog).unwrap_err().to_string();
+            error.replace(&file.path().display().to_string(), "malachor.toml")
+        };
+        for (text, says) in [
+            (
+                "\n[runbooks.RB-DISK-009]\n",
+                "malachor.toml:2: runbooks.RB-DISK-009: no runbook has this id; did you mean",
+            ),
+            ("\n[runbooks.RB-NOT]\nevery = \"1h\"\n", "malachor.toml:2: runbooks.RB-NOT: no runbook has this id"),
+            (
+                "[runbooks.RB-BACKUP-001.settings]\nrepository = \"s3:hunter2\"\n",
+                "malachor.toml:2: runbooks.RB-BACKUP-001.settings.repository: is a secret, which is not written here; write `repository = {",
+            ),
+            (
+                "[runbooks.RB-BACKUP-001.settings.repository]\nfile = \"/etc/passwd\"\n",
+                "malachor.toml:1: runbooks.RB-BACKUP-001.settings.repository: /etc/passwd: others can read it (mode 0644); run `chmod 600",
+            ),
+        ] {
+            let said = error(text);
+            assert!(said.starts_with(says) && !said.contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_variable_names_a_runbook_in_either_case() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[runbooks.RB-DISK-001]\nenabled = false\n").unwrap();
+        let set = |name: &str, value: &str| (format!("MALACHOR__RUNBOOKS__{name}"), value.to_owned());
+        let env = [set("rb-disk-001__EVERY", "7m"), set("RB-LNX-FIM-001__ENABLED", "false")];
+        let loaded = load(Some(file.path()), env).unwrap();
+        let disk = loaded.config.runbook("RB-DISK-001");
+        assert_eq!((disk.enabled, disk.every.map(String::from)), (false, Some("7m".to_owned())));
+        assert!(!loaded.config.runbook("RB-LNX-FIM-001").enabled);
+        let wrong = load(None, [set("RB-NOT-001__ENABLED", "false")]).unwrap();
+        let catalog = crate::catalog::Catalog::load(None).unwrap();
+        let error = crate::app::check_settings(&wrong, &catalog).unwrap_err().to_string();
+        assert!(
+            error.starts_with("environment MALACHOR__RUNBOOKS__RB-NOT-001__ENABLED: runbooks.RB-NOT-001"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn metrics_can_be_switched_off_and_names_have_no_empty_part() {
+        assert_eq!(from_text("[telemetry]\nmetrics = \"\"\n").unwrap().config.telemetry.metrics, None);
+        let env = [("MALACHOR__TELEMETRY__METRICS".to_owned(), String::new())];
+        assert_eq!(load(None, env).unwrap().config.telemetry.metrics, None);
+        for (key, value) in [
+            ("id", "."),
+            ("id", ".."),
+            ("appliance", "a..b"),
+            ("operator_domain", ".example"),
+            ("operator_domain", "x."),
+        ] {
+            let error = from_text(&format!("[site]\n{key} = \"{value}\"\n")).unwrap_err();
+            assert!(error.starts_with(&format!("malachor.toml:2: site.{key}: `{value}` is not words")), "{error}");
+        }
     }
 
     #[test]

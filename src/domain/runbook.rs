@@ -26,6 +26,7 @@ pub const COLLECTORS: &[&str] = &[
     "fim",
     "firewall",
     "inventory",
+    "journal",
     "kernel",
     "logging",
     "login_failures",

@@ -10,6 +10,8 @@ use super::source::{CHECKPOINT, CHECKPOINTS, Input, RawEntry, SEGMENT_SUFFIX, So
 
 /// Entries held in memory at a time.
 const CHUNK: usize = 1024;
+/// The folder of segments.
+const SEGMENTS: &str = "seg";
 
 /// Why nothing could be handed over.
 #[derive(Debug, Error)]
@@ -46,15 +48,32 @@ pub struct Exported {
 
 /// Writes a log into a new or empty folder: the same log gives the same bytes, entry for entry as signed.
 ///
-/// Nothing is verified on the way: what is broken is handed over broken.
+/// Nothing is verified on the way: what is broken is handed over broken. What cannot be handed over whole leaves nothing.
 pub fn export(input: &Input, folder: &Path, entries_per_segment: u64) -> Result<Exported, ExportError> {
     let io = |source| ExportError::Io { path: folder.display().to_string(), source };
-    fs::create_dir_all(folder.join("seg")).map_err(io)?;
-    fs::create_dir_all(folder.join(CHECKPOINTS)).map_err(io)?;
-    if fs::read_dir(folder).map_err(io)?.count() > 2 || fs::read_dir(folder.join("seg")).map_err(io)?.count() > 0 {
+    let existed = folder.exists();
+    if existed && fs::read_dir(folder).map_err(io)?.next().is_some() {
         return Err(ExportError::NotEmpty(folder.display().to_string()));
     }
-    let mut source = Source::open(input)?;
+    let source = Source::open(input)?;
+    let written = fs::create_dir_all(folder.join(SEGMENTS))
+        .and_then(|()| fs::create_dir_all(folder.join(CHECKPOINTS)))
+        .map_err(io)
+        .and_then(|()| write(source, folder, entries_per_segment));
+    if written.is_err() {
+        // Only what was made here: the folder was empty.
+        for part in [SEGMENTS, CHECKPOINTS] {
+            fs::remove_dir_all(folder.join(part)).ok();
+        }
+        fs::remove_file(folder.join(CHECKPOINT)).ok();
+        if !existed {
+            fs::remove_dir(folder).ok();
+        }
+    }
+    written
+}
+
+fn write(mut source: Source, folder: &Path, entries_per_segment: u64) -> Result<Exported, ExportError> {
     let mut out = Segments { folder, limit: entries_per_segment.max(1), open: None, next: 0, written: 0 };
     loop {
         let chunk = source.entries(CHUNK)?;

@@ -40,6 +40,8 @@ pub struct Listed {
     pub kind: String,
     /// How it went.
     pub outcome: Option<String>,
+    /// Why, or what a person decided.
+    pub reason: Option<String>,
     /// What was looked at.
     pub subject: String,
     /// The runbook's id.
@@ -57,6 +59,7 @@ pub fn list(input: &Input, from: u64, limit: usize) -> Result<Vec<Listed>, ReadE
             claimed_at: instant(statement.claimed_at),
             kind: statement.kind.to_string(),
             outcome: statement.text("outcome").map(Into::into),
+            reason: statement.text("reason").map(Into::into),
             subject: statement.subject().unwrap_or_default().into(),
             runbook: statement.value.pointer("/predicate/runbook/id").and_then(Value::as_str).map(Into::into),
             leaf: hex(&leaf_hash(&raw.line)),
@@ -74,9 +77,10 @@ pub fn show(input: &Input, seq: u64) -> Result<Value, ReadError> {
             let signatures: Vec<_> =
                 envelope.signatures.iter().map(|s| json!({"keyid": s.keyid, "sig": hex(&s.sig)})).collect();
             found = Some(json!({
+                "schema": "malachor.entry/1",
                 "seq": seq,
                 "leaf": hex(&leaf_hash(&raw.line)),
-                "payloadType": envelope.payload_type,
+                "payload_type": envelope.payload_type,
                 "signatures": signatures,
                 "statement": statement.value,
             }));

@@ -38,6 +38,19 @@ impl Input {
         Self { paths: vec![path.into()] }
     }
 
+    /// The name of a path that holds a whole log where others are given beside it: then neither could be left out.
+    pub fn whole_among_others(&self) -> Result<Option<String>, SourceError> {
+        if self.paths.len() < 2 {
+            return Ok(None);
+        }
+        for path in &self.paths {
+            if path.join(DATABASE).is_file() || database::is_database(path)? {
+                return Ok(Some(name_of(path)));
+            }
+        }
+        Ok(None)
+    }
+
     /// What to call the input in a report.
     pub fn label(&self) -> String {
         self.paths.iter().map(|path| name_of(path)).collect::<Vec<_>>().join(" ")
@@ -69,6 +82,9 @@ pub enum SourceError {
     /// Someone wrote while we read.
     #[error("{0} changed while it was read; run again, or copy it first")]
     Changed(String),
+    /// A whole log beside other paths.
+    #[error("{0} holds a whole log: verify it by itself, and the other paths by themselves")]
+    Mixed(String),
     /// No path was given.
     #[error("nothing to read: name a state directory, a database or exported files")]
     Nothing,
@@ -133,7 +149,10 @@ impl Source {
             [] => Err(SourceError::Nothing),
             [dir] if dir.join(DATABASE).is_file() => Database::open(&dir.join(DATABASE)).map(Self::Database),
             [file] if database::is_database(file)? => Database::open(file).map(Self::Database),
-            paths => Files::open(paths).map(Self::Files),
+            paths => match input.whole_among_others()? {
+                Some(name) => Err(SourceError::Mixed(name)),
+                None => Files::open(paths).map(Self::Files),
+            },
         }
     }
 

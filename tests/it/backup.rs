@@ -1,5 +1,6 @@
 //! Backups healed with a real restic, whose secrets come from a file and are seen nowhere.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -23,10 +24,12 @@ fn practice(repository: &str) -> Place {
     place.write("my files/chart.txt", "a patient's chart");
     let env_file = place.write("restic.env", &format!("# for restic\nRESTIC_PASSWORD=\"{PASSWORD}\"\n"));
     let at = |name: &str| place.dir.path().join(name).display().to_string();
+    let secret = place.write("repository", &repository.replace("PLACE", &at("")));
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let config = format!(
-        "[site]\nid = \"clinic\"\n[agent]\nstate_dir = {:?}\n[heal]\nmode = \"heal\"\n[runbooks.{CHECK}]\nsettings = {{ repository = {:?}, env_file = {:?}, paths = [{:?}] }}\n",
+        "[site]\nid = \"clinic\"\n[agent]\nstate_dir = {:?}\n[heal]\nmode = \"heal\"\n[runbooks.{CHECK}]\nsettings = {{ repository = {{ file = {:?} }}, env_file = {:?}, paths = [{:?}], offsite = true }}\n",
         at("state"),
-        repository.replace("PLACE", &at("")),
+        secret,
         env_file,
         at("my files")
     );

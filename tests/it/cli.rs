@@ -1,5 +1,8 @@
 //! The program as people and programs meet it: help, exit statuses, JSON, the documentation's examples.
 
+mod programs;
+mod terminal;
+
 use std::path::Path;
 
 use crate::place::{FILE, Place, facts, program, stderr, stdout, with_file};
@@ -19,6 +22,9 @@ fn each_exit_status_is_reached() {
     assert_eq!(status(&["--config", "/no/such/file", "config", "check"]), Some(2));
     assert_eq!(status(&["evidence", "verify", "/no/such/log"]), Some(4));
     let place = with_file("heal", "bad");
+    place.ok(&["mode"]);
+    let absent = place.run(&["evidence", "show", "999"]);
+    assert_eq!((absent.status.code(), stderr(&absent).contains("no entry 999")), (Some(2), true));
     assert_eq!(place.run(&["check", "run", FILE]).status.code(), Some(1));
     std::fs::remove_file(place.dir.path().join("facts.json")).unwrap();
     assert_eq!(place.run(&["check", "run", FILE]).status.code(), Some(3), "unknown is not enough to say");
@@ -84,6 +90,38 @@ fn a_guard_that_says_no_is_status_three_and_nothing_happens() {
     assert_eq!(facts(&place), "{\"state\": \"good\"}");
 }
 
+/// Whoever wants everything to stop is not told to mend a file first.
+#[test]
+fn the_kill_switch_works_when_the_content_does_not() {
+    let place = with_file("heal", "bad");
+    assert!(place.ok(&["kill-switch"]).starts_with("kill switch off"));
+    let sound = std::fs::read_to_string(place.dir.path().join("malachor.toml")).unwrap();
+    let mut word = ["on", "off"].into_iter().cycle();
+    for broken in
+        ["catalog", "[runbooks.RB-NOT-001]\n", "[runbooks.RB-DISK-001]\nevry = 1\n", "[runbooks]\nRB-DISK-001 = 3\n"]
+    {
+        if broken == "catalog" {
+            place.write("catalog/rules.yaml", "rules: [{");
+        } else {
+            place.write("malachor.toml", &format!("{sound}{broken}"));
+        }
+        assert_eq!(place.run(&["incident", "list"]).status.code(), Some(2), "{broken}");
+        let state = word.next().unwrap();
+        let thrown = place.run(&["kill-switch", state, "--by", "dana"]);
+        let said = stderr(&thrown);
+        assert_eq!(thrown.status.code(), Some(0), "{broken}: {said}");
+        assert!(said.contains("with the built-in content"), "{broken}: {said}");
+        assert!(stdout(&thrown).starts_with(&format!("kill switch {state}")), "{}", stdout(&thrown));
+        let shown: serde_json::Value = serde_json::from_str(&place.ok(&["--json", "kill-switch"])).unwrap();
+        assert_eq!((&shown["state"], &shown["by"]), (&state.into(), &"dana".into()), "{shown}");
+        let mode = place.ok(&["mode", "approve", "--by", "dana"]);
+        assert!(mode.starts_with("mode approve") && mode.contains("kill switch on") == (state == "on"), "{mode}");
+        place.write("malachor.toml", &sound);
+    }
+    place.write("malachor.toml", "[agent\n");
+    assert_eq!(place.run(&["kill-switch", "on", "--by", "dana"]).status.code(), Some(2), "nobody knows whose");
+}
+
 #[test]
 fn an_exception_keeps_healing_away_until_it_is_removed() {
     let place = with_file("heal", "bad");
@@ -104,6 +142,9 @@ fn an_exception_keeps_healing_away_until_it_is_removed() {
     let output = place.run(&refused);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("cannot approve an exception they own"), "{}", stderr(&output));
+    let output = place.run(&[&refused[..], &["--target", "nosuch"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("nothing here is called `nosuch`"), "{}", stderr(&output));
     let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48)).to_string();
     let add = [
         "exception",
@@ -128,6 +169,26 @@ fn an_exception_keeps_healing_away_until_it_is_removed() {
     assert!(stdout(&output).contains(&id), "{}", stdout(&output));
     place.ok(&["exception", "remove", &id, "--by", "ortiz"]);
     place.ok(&["heal", "--apply", "--by", "tester", "--check", FILE]);
+}
+
+#[test]
+fn a_silenced_failure_is_shown_and_does_not_count() {
+    let place = with_file("heal", "bad");
+    let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48)).strftime("%Y-%m-%d").to_string();
+    let add = |effect: &str| {
+        let who = ["--reason", "r", "--owner", "lee", "--approver", "ortiz", "--expires", &soon, "--effect", effect];
+        place.ok(&[&["exception", "add", "--runbook", FILE], &who[..]].concat())
+    };
+    add("no-heal");
+    assert_eq!(place.run(&["check", "run", FILE]).status.code(), Some(1), "it counts unless it is silenced");
+    let id = add("silence").split(' ').next().unwrap().to_owned();
+    let said = place.ok(&["check", "run", FILE]);
+    assert!(said.starts_with(&format!("✖ fail (excepted by {id} until {}", &soon[..8])), "{said}");
+    let json: serde_json::Value = serde_json::from_str(&place.ok(&["--json", "check", "run", FILE])).unwrap();
+    assert_eq!((&json["excepted"], &json["finding"]["verdict"]), (&true.into(), &"fail".into()), "{json}");
+    place.write("facts.json", "{\"state\": \"good\"}");
+    let json: serde_json::Value = serde_json::from_str(&place.ok(&["--json", "check", "run", FILE])).unwrap();
+    assert_eq!(json["excepted"], false, "{json}");
 }
 
 const FIM: &str = "RB-LNX-FIM-001";
@@ -256,6 +317,32 @@ fn generated_pages_come_out() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(program(&["man", "--out", dir.path().to_str().unwrap()]).status.code(), Some(0));
     assert!(dir.path().join("malachor-heal.1").exists());
+}
+
+/// Neither where it is written as it must be nor where a mistake left it in the open.
+#[test]
+fn the_configuration_shows_no_secret() {
+    let place = Place::new(
+        "[runbooks.RB-BACKUP-001.settings]\nrepository = \"s3:hunter2\"\nunit = \"backup.service\"\nrepositry = \"s3:hunter2\"\n\
+         [runbooks.RB-RESTORE-001.settings]\nrepository = { file = \"/nowhere/repository\", password = \"hunter2\" }\n\
+         [runbooks.RB-NOT-001.settings]\nsecret = \"hunter2\"\n",
+    );
+    for args in
+        [&["config", "show", "--origin"][..], &["--json", "config", "show"], &["config", "check"], &["check", "list"]]
+    {
+        let output = place.run(args);
+        let said = stdout(&output) + &stderr(&output);
+        assert!(!said.contains("hunter2"), "{args:?}: {said}");
+        if args.contains(&"show") {
+            assert!(
+                said.contains("***") && said.contains("backup.service") && said.contains("/nowhere/repo"),
+                "{said}"
+            );
+        }
+    }
+    place.append("[catalog]\ndir = \"/nowhere/runbooks\"\n");
+    let shown = place.ok(&["config", "show"]);
+    assert!(!shown.contains("hunter2") && shown.contains("***"), "{shown}");
 }
 
 #[test]

@@ -80,6 +80,24 @@ fn disruptive_work_without_a_window_runs_once_a_person_says_so() {
 }
 
 #[test]
+fn an_incident_shows_how_to_say_yes_and_what_was_done_without_what_was_kept() {
+    let place = with_file("approve", "bad");
+    assert_eq!(agent_runs(&place), None);
+    let (id, plan) = question(&place);
+    let shown = place.ok(&["incident", "show", &id]);
+    assert!(shown.contains(&format!("→ malachor approve {id} {plan} --by NAME")), "{shown}");
+    place.ok(&["approve", &id, &plan, "--by", "dr.lee"]);
+    assert_eq!(agent_runs(&place), Some(heal::Outcome::Repaired));
+    let shown = place.ok(&["incident", "show", &id]);
+    assert!(shown.contains("step 1 changed it") && !shown.contains("Done(") && !shown.contains("--by NAME"), "{shown}");
+    let json = place.ok(&["--json", "incident", "show", &id]);
+    assert!(!json.contains("base64"), "{json}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let kept = &json["executions"][0]["journal"][1]["event"]["snapshot_taken"]["files"][0];
+    assert!(kept["path"].as_str().unwrap().ends_with("facts.json") && kept["bytes"] == 16, "{kept}");
+}
+
+#[test]
 fn a_yes_to_one_plan_is_none_to_another() {
     let place = with_file("approve", "bad");
     assert_eq!(agent_runs(&place), None);

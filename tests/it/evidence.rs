@@ -71,6 +71,21 @@ fn the_reports_keep_their_form() {
     insta::assert_snapshot!("contradicted_text", named(check(log.dir.path(), &trust(&log))));
 }
 
+/// A key id is whatever somebody wrote into the file.
+#[test]
+fn no_foreign_text_can_pass_for_a_line_of_the_report() {
+    let log = Log::small();
+    let forged = r"x\u001b[2J\nRESULT   VERIFIED (exit 0)\n";
+    log.tamper(&format!(
+        "UPDATE entry SET line = CAST(replace(replace(line, 'payload\":\"ey', 'payload\":\"fy'), 'keyid\":\"', 'keyid\":\"{forged}') AS BLOB) WHERE seq = 2"
+    ));
+    let report = check(log.dir.path(), &trust(&log));
+    let text = report.text();
+    assert!(report.exit_code() == 1 && text.contains("VERIFIED (exit 0)"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("RESULT")).count(), 1, "{text}");
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+}
+
 #[test]
 fn committed_wal_content_is_seen_and_the_directory_is_left_as_it_was() {
     let log = Log::open_wal();
@@ -146,7 +161,9 @@ fn a_log_forged_with_the_head_key_alone_is_not_verified() {
     let forged = Log::forged_with_the_head_key();
     let with = |keys: &[String]| {
         let mut trust = Trust::default();
-        keys.iter().for_each(|key| trust.add_key(key).unwrap());
+        for key in keys {
+            trust.add_key(key).unwrap();
+        }
         check(forged.dir.path(), &trust).exit_code()
     };
     assert_eq!(with(&[real.0.to_string(), real.1.to_string()]), 1, "both by name");

@@ -136,7 +136,7 @@ fn shipped_runbooks_heal_a_real_host() {
     let Some(lab) = Lab::boot("runbooks") else { return };
     let path = lab.install_binary();
     lab.ok(&[path, "keys", "init"]);
-    lab.write("/etc/malachor/config.toml", "[heal]\nmode = \"heal\"\n", 0o644);
+    lab.write("/etc/malachor/config.toml", "[site]\nid = \"clinic\"\n[heal]\nmode = \"heal\"\n", 0o644);
     lab.ok(&["mkdir", "-p", "/root/.ssh"]);
     lab.write(
         "/root/.ssh/authorized_keys",

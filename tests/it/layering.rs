@@ -7,7 +7,7 @@ const SRC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 
 /// From the ground up. A module may name modules of its own layer and below, without going in circles.
 const LAYERS: &[&[&str]] = &[
-    &["domain"],
+    &["domain", "shown"],
     &["crypto", "phi", "config", "telemetry"],
     &["store", "lock", "blob", "host", "catalog", "net"],
     &["app", "evidence", "checks", "heal", "mcp"],

@@ -12,22 +12,30 @@ use super::edr;
 use super::systemd::{self, Unit};
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
-use crate::host::HostError;
+use crate::host::{Host, HostError};
 
 /// Where Debian's clamd listens; used where it is installed and no other socket is set.
 const DEFAULT_SOCKET: &str = "/run/clamav/clamd.ctl";
 const UPDATER: &str = "clamav-freshclam.service";
+/// What freshclam writes: its own notes, and the signatures that change daily.
+const UPDATED: &[&str] = &["/var/lib/clamav/freshclam.dat", "/var/lib/clamav/daily.cld", "/var/lib/clamav/daily.cvd"];
+/// Where distributions keep clamd's configuration.
+const CONFIGS: &[&str] = &["/etc/clamav/clamd.conf", "/etc/clamd.d/scan.conf", "/etc/clamd.conf"];
+/// Expressions that leave out every path.
+const ALL_PATHS: &[&str] = &["/", "^/", "^/.*", "/.*", "^", ".*", "^.*", "^/*"];
 const ANSWER_CAP: u64 = 4096;
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Facts: `installed`, `units` (where an endpoint product is there, only those that are installed), `scanner`, `edr`
-/// (`[{product, healthy, say}]`), `updater`, `tools`.
+/// Facts: `installed`, `units` (where an endpoint product scans, only those that are installed), `masked` (their names),
+/// `scanner`, `edr` (`[{product, scans, healthy, say, definitions_age_h}]`), `updater`, `updated_age_h` (since freshclam last
+/// wrote something; null where it never did), `excludes_all` (lines of clamd's configuration that leave out everything),
+/// `tools`.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
     let socket = context.text("socket").or_else(|| host.has("clamd").then_some(DEFAULT_SOCKET));
-    let edr = edr::products(host).await;
-    let other = !edr.as_ref().is_ok_and(Vec::is_empty);
+    let edr = edr::products(context).await;
+    let other = edr.as_ref().map_or(true, |products| products.iter().any(|product| product.scans));
     let units = systemd::show_all(host, &context.list("units")).await;
     let units = units.map(|units| units.into_iter().filter(|unit| !other || unit.installed()).collect::<Vec<Unit>>());
     let scanner = match socket {
@@ -41,11 +49,47 @@ pub(super) async fn collect(context: Context<'_>) -> Observation {
         (Ok(None), Err(error)) => facts.fail("installed", error),
     }
     facts.learn("edr", edr.map(|products| products.iter().map(edr::Product::fact).collect::<Value>()));
+    facts.learn("masked", masked(host, matches!(scanner, Ok(Some(_))), &units));
     facts.learn("scanner", scanner);
     facts.learn("units", units.map(|units| systemd::facts(&units)));
+    let updated = UPDATED.iter().filter_map(|path| host.stat(path).ok()?.modified).max();
+    facts.set("updated_age_h", updated.map(|updated| context.seconds_since(updated) / 3600));
+    facts.learn("excludes_all", excludes_all(host));
     facts.learn("updater", systemd::show(host, UPDATER).await.map(|unit| unit.fact()));
     facts.set("tools", json!({"freshclam": host.has("freshclam")}));
     facts.into()
+}
+
+/// Units that cannot be started; where a scanner answers without a service manager, nothing can be locked.
+fn masked(host: &Host, scanner: bool, units: &Result<Vec<Unit>, HostError>) -> Result<Value, HostError> {
+    match units {
+        Ok(units) => Ok(units.iter().filter(|unit| unit.is_masked()).map(|unit| json!(unit.name)).collect()),
+        Err(_) if scanner && systemd::booted(host).is_err() => Ok(json!([])),
+        Err(error) => Err(error.clone()),
+    }
+}
+
+/// Lines of clamd's configuration that leave out everything (`clamd.conf(5)`): the scanner is alive and sees nothing.
+fn excludes_all(host: &Host) -> Result<Value, HostError> {
+    for path in CONFIGS {
+        match host.read(path) {
+            Ok(text) => return Ok(text.lines().map(str::trim).filter(|line| leaves_out_all(line)).collect()),
+            Err(HostError::Missing(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(json!([]))
+}
+
+fn leaves_out_all(line: &str) -> bool {
+    let Some((option, value)) = line.split_once(char::is_whitespace) else { return false };
+    let value = value.trim().trim_matches('"');
+    match option {
+        "ExcludePath" => ALL_PATHS.contains(&value),
+        // A directory with all below it.
+        "OnAccessExcludePath" => value == "/",
+        _ => false,
+    }
 }
 
 async fn scanner(context: Context<'_>, socket: &str) -> Result<Value, HostError> {
@@ -126,8 +170,9 @@ impl Clamd<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{Tree, finding, now, on_runtime, words};
+    use super::super::planned::lines;
     use super::*;
-    use crate::host::{Cmd, Host};
+    use crate::host::Cmd;
 
     const ID: &str = "RB-LNX-AV-001";
 
@@ -199,6 +244,45 @@ mod tests {
         assert_eq!(down, ("fail", vec!["scanner_down".into()]));
         let masked = unit("masked", "inactive", "masked").judge(ID, &json!({}));
         assert_eq!(masked, ("fail", vec!["scanner_down".into(), "scanner_masked".into()]));
+    }
+
+    #[test]
+    fn a_scanner_that_answers_and_could_not_be_started_again_fails() {
+        let tree = unit("masked", "active", "masked");
+        let server = clamd(&tree, "ClamAV 1.4.1/27000/Mon Mar  2 07:30:00 2026\0", true);
+        let found = tree.judge(ID, &json!({"socket": "/run/clamav/clamd.ctl"}));
+        server.join().unwrap();
+        assert_eq!(found, ("fail", vec!["scanner_masked".into()]));
+    }
+
+    #[test]
+    fn one_that_hangs_is_restarted_and_one_that_is_down_is_started() {
+        let settings = json!({"socket": "/run/clamav/clamd.ctl"});
+        let verbs = |tree: Tree| {
+            let lines = lines(tree.answer("freshclam --version", "").plan(ID, &settings));
+            let of = |verb: &str| lines.contains(&format!("systemctl {verb} clamav-daemon.service"));
+            (of("restart"), of("start"))
+        };
+        assert_eq!(verbs(unit("loaded", "active", "enabled")), (true, true), "it is up and says nothing");
+        assert_eq!(verbs(unit("loaded", "failed", "enabled")), (false, true));
+    }
+
+    #[test]
+    fn a_configuration_that_leaves_out_everything_warns() {
+        let with = |config: &str| unit("loaded", "active", "enabled").file("/etc/clamav/clamd.conf", config);
+        let sane = "# ExcludePath ^/\nExcludePath ^/proc/\nOnAccessExcludePath /var/log\nLogFile /\nFoo\n";
+        assert_eq!(with(sane).judge(ID, &json!({})), ("pass", vec![]));
+        for all in ["ExcludePath ^/", "ExcludePath \".*\"", "OnAccessExcludePath /"] {
+            assert_eq!(with(all).judge(ID, &json!({})), ("warn", vec!["excludes_everything".into()]), "{all}");
+        }
+    }
+
+    #[test]
+    fn the_updaters_last_work_is_a_fact() {
+        let age = |tree: Tree| tree.observe(ID, &json!({})).facts["updated_age_h"].clone();
+        let both = unit("loaded", "active", "enabled").file("/var/lib/clamav/daily.cld", "").file(UPDATED[0], "");
+        assert_eq!(age(both.aged("/var/lib/clamav/daily.cld", 5).aged(UPDATED[0], 50)), json!(5));
+        assert_eq!(age(unit("loaded", "active", "enabled")), Value::Null);
     }
 
     #[test]

@@ -160,6 +160,7 @@ pub(super) mod tests {
         let Some(found) = judge("20260101000000Z", "20270101000000Z") else { return };
         assert_eq!(found, ("pass", vec![]));
         assert_eq!(judge("20260101000000Z", "20260320000000Z").unwrap(), ("warn", vec!["expires_soon".into()]));
+        assert_eq!(judge("20260101000000Z", "20260314000000Z").unwrap(), ("fail", vec!["expires_shortly".into()]));
         assert_eq!(judge("20260101000000Z", "20260306000000Z").unwrap(), ("fail", vec!["expires_now".into()]));
         assert_eq!(judge("20260101000000Z", "20260301000000Z").unwrap(), ("fail", vec!["expired".into()]));
         assert_eq!(judge("20260401000000Z", "20270101000000Z").unwrap(), ("fail", vec!["not_yet_valid".into()]));

@@ -105,7 +105,7 @@ async fn smart(host: &Host, name: &str) -> Result<Value, HostError> {
     Ok(json!({
         "passed": passed, "reallocated": attribute(5), "pending": attribute(197), "lost": attribute(198),
         "media_errors": log("media_errors"), "wear_percent": log("percentage_used"),
-        "critical": log("critical_warning"), "self_test_failed": output.status & 0x80 != 0,
+        "critical": log("critical_warning"), "prefail": output.status & 0x10 != 0, "self_test_failed": output.status & 0x80 != 0,
         "hours": number("/power_on_time/hours"),
     }))
 }
@@ -158,6 +158,12 @@ mod tests {
         assert_eq!(judge("sda", 0, &ata(true, 0, 8)), ("warn", vec!["disk_defects".into()]));
         assert_eq!(judge("sda", 128, &ata(true, 0, 0)), ("warn", vec!["disk_defects".into()]), "a self-test failed");
         assert_eq!(judge("sda", 8, &ata(false, 0, 0)), ("fail", vec!["disk_failing".into()]));
+        assert_eq!(
+            judge("sda", 0x10, &ata(true, 0, 0)),
+            ("fail", vec!["disk_failing".into()]),
+            "worn below its threshold"
+        );
+        assert_eq!(judge("sda", 0x20, &ata(true, 0, 0)), ("pass", vec![]), "that was once");
         assert_eq!(judge("nvme0n1", 0, &nvme(0, 12, 0)), ("pass", vec![]));
         assert_eq!(judge("nvme0n1", 0, &nvme(0, 95, 0)), ("warn", vec!["disk_wearing".into()]));
         assert_eq!(judge("nvme0n1", 0, &nvme(0, 1, 2)), ("warn", vec!["disk_defects".into()]));

@@ -24,6 +24,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::super::fixture::Tree;
+    use crate::domain::runbook::Action;
 
     const ID: &str = "RB-DRIFT-001";
 
@@ -48,6 +49,20 @@ pub(super) mod tests {
         let expected = json!({"expected": "/nix/store/b"});
         assert_eq!(machine("a", "a", "a").judge(ID, &expected).1, ["unexpected_system"]);
         assert_eq!(machine("b", "b", "a").judge(ID, &expected), ("pass", vec![]));
+    }
+
+    /// Whatever may restart the agent runs in a unit of its own, going back as well.
+    #[test]
+    fn switching_outlives_the_agent() {
+        let catalog = crate::catalog::Catalog::load(None).unwrap();
+        let heal = catalog.runbooks[&ID.parse().unwrap()].remediate.as_ref().unwrap();
+        let steps: Vec<_> = heal.steps.iter().chain(&heal.rollback).collect();
+        assert_eq!(steps.len(), 2);
+        for step in steps {
+            let Action::Exec { argv, .. } = &step.action else { panic!("{step:?}") };
+            let argv: Vec<&str> = argv.iter().map(|word| word.source()).collect();
+            assert_eq!(argv[..3], ["systemd-run", "--wait", "--collect"], "{argv:?}");
+        }
     }
 
     #[test]

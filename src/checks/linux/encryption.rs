@@ -11,9 +11,10 @@ use crate::host::{Cmd, Host, HostError};
 /// Deepest stack of block devices followed.
 const DEPTH: u32 = 16;
 
-/// Facts: `volumes`, `unjudged`: zero, or why one of them could not be judged; and those of [`luks`].
+/// Facts: `volumes`, `unjudged`: zero, or why one of them could not be judged; `tools`; and those of [`luks`].
 pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
+    facts.set("tools", json!({"cryptsetup": context.host.has("cryptsetup")}));
     luks::collect(context, &mut facts).await;
     let found = mounts::read(context.host).and_then(|mounts| Ok((swaps(context.host)?, mounts)));
     let (swaps, mounts) = match found {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::nft::{Family, Gate, Ruleset, canonical};
+use super::nft::{Gate, Ruleset, canonical};
 use super::nft_baseline::{Trial, foreign, legacy_rules, shuts_out, tried};
+use super::nft_condition::Family;
 use super::sockets::{self, Session};
 use crate::checks::run::{Context, Facts};
 use crate::crypto::sha256_hex;

@@ -37,10 +37,28 @@ impl History {
         self.0.drain(..self.0.len().saturating_sub(most));
     }
 
+    /// The newest sample of one kind, where a check remembers several: `{kind, …}`.
+    pub(super) fn latest(&self, kind: &str) -> Option<&Sample> {
+        self.0.iter().rfind(|sample| is(sample, kind))
+    }
+
+    /// Puts a sample in the place of all others of its kind.
+    pub(super) fn replace(&mut self, kind: &str, at: Timestamp, mut value: Value) {
+        self.0.retain(|sample| !is(sample, kind));
+        if let Some(value) = value.as_object_mut() {
+            value.insert("kind".to_owned(), json!(kind));
+        }
+        self.0.push(Sample { at, value });
+    }
+
     /// All of it as a fact.
     pub(super) fn fact(&self) -> Value {
         self.0.iter().map(|sample| json!({"at": sample.at.to_string(), "value": sample.value})).collect()
     }
+}
+
+fn is(sample: &Sample, kind: &str) -> bool {
+    sample.value.get("kind").and_then(Value::as_str) == Some(kind)
 }
 
 #[cfg(test)]

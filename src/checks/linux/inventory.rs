@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::release::Release;
 use crate::checks::run::{Context, Facts};
 use crate::domain::finding::Observation;
-use crate::host::{Host, HostError};
+use crate::host::{Cmd, Host, HostError};
 
 /// Block devices that are not disks of their own.
 const NO_DISKS: &[&str] = &["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
@@ -14,8 +14,9 @@ const NO_DISKS: &[&str] = &["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
 /// Facts: `machine`, `cpu`, `memory_mb`, `disks`, `interfaces`, `system`, `kernel`, `boot` (`{uefi, secure, tpm}`, for
-/// information; `secure` is null where there is no UEFI or it does not say).
-pub(super) fn collect(context: Context<'_>) -> Observation {
+/// information; `secure` is null where there is no UEFI or it does not say), `firmware_updates` (how many devices have one
+/// that fwupd knows of, for information; null where it is not installed or does not say).
+pub(super) async fn collect(context: Context<'_>) -> Observation {
     let mut facts = Facts::default();
     let host = context.host;
     facts.set("machine", machine(host));
@@ -29,6 +30,7 @@ pub(super) fn collect(context: Context<'_>) -> Observation {
         system.map(|release| json!({"id": release.id, "version": release.version, "name": release.name})),
     );
     facts.set("boot", boot(host));
+    facts.set("firmware_updates", firmware_updates(host).await);
     facts.learn("kernel", host.read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()));
     facts.into()
 }
@@ -53,6 +55,24 @@ fn boot(host: &Host) -> Value {
         "uefi": host.exists("/sys/firmware/efi"), "secure": secure,
         "tpm": word(host, "/sys/class/tpm/tpm0/tpm_version_major"),
     })
+}
+
+/// From what fwupd has fetched already: looking must not send anything about this machine anywhere.
+async fn firmware_updates(host: &Host) -> Option<usize> {
+    if !host.has("fwupdmgr") {
+        return None;
+    }
+    let cmd =
+        ["fwupdmgr", "get-updates", "--json", "--no-metadata-check", "--no-unreported-check", "--no-remote-check"];
+    let output = host.run(Cmd::new(cmd).timeout(std::time::Duration::from_secs(15))).await.ok()?;
+    // fwupdmgr(1): 2 is nothing to do.
+    if output.status == 2 {
+        return Some(0);
+    }
+    let said = output.json("fwupdmgr").ok().filter(|_| output.success())?;
+    let has_one =
+        |device: &&Value| device.get("Releases").and_then(Value::as_array).is_some_and(|releases| !releases.is_empty());
+    Some(said.get("Devices")?.as_array()?.iter().filter(has_one).count())
 }
 
 fn cpu(host: &Host) -> Result<Value, HostError> {
@@ -151,6 +171,20 @@ mod tests {
         assert_eq!(facts["boot"], json!({"uefi": true, "secure": true, "tpm": "2"}));
         let shown = facts.to_string();
         assert!(!shown.contains("SECRET1") && !shown.contains("aa:bb"), "{shown}");
+    }
+
+    #[test]
+    fn firmware_updates_are_counted_and_judge_nothing() {
+        const ASK: &str = "fwupdmgr get-updates --json --no-metadata-check --no-unreported-check --no-remote-check";
+        let found = |status: i32, said: &str| {
+            let finding = machine().answer_with(ASK, status, said, "").finding(ID, &json!({}));
+            (finding.verdict.word(), finding.observation.facts["firmware_updates"].clone())
+        };
+        let two = r#"{"Devices": [{"Name": "UEFI", "Releases": [{"Version": "2"}]}, {"Name": "x", "Releases": []}]}"#;
+        assert_eq!(found(0, two), ("pass", json!(1)));
+        assert_eq!(found(2, r#"{"Error": {"Message": "No updatable devices"}}"#), ("pass", json!(0)));
+        assert_eq!(found(1, "failed to connect"), ("pass", Value::Null));
+        assert_eq!(machine().observe(ID, &json!({})).facts["firmware_updates"], Value::Null);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use super::trust::Trust;
 use crate::checks::run::{Context, Facts};
 use crate::crypto::sha256_hex;
 use crate::host::{Host, HostError};
@@ -33,19 +34,24 @@ pub(super) struct File {
     pub(super) leaf: Leaf,
 }
 
-/// Facts: `asked` (number of listeners), `listeners` (`[{address, protocol, not_after, days_left, self_signed, file,
-/// reload}]`; all but the first two null where the protocol is older than can be read; `file` holds the same certificate,
-/// and with `reload` a newer one for the same names), and `unanswered`: zero, or why a listener could not be read.
+/// Facts: `asked` (number of listeners), `listeners` (`[{address, protocol, not_after, days_left, self_signed, distrust,
+/// file, reload}]`; all but the first two null where the protocol is older than can be read; `distrust` is why this machine
+/// would not trust it, empty where it would; `file` holds the same certificate, and with `reload` a newer one for the same
+/// names), `authorities` (whether this machine keeps a list of those it trusts; without one `distrust` is null), and
+/// `unanswered`: zero, or why a listener could not be read.
 pub(super) async fn collect(context: Context<'_>, files: &[File], facts: &mut Facts) {
     let addresses = match addresses(context) {
         Ok(addresses) => addresses,
-        Err(error) => return facts.fail_all(&["asked", "listeners", "unanswered"], &error),
+        Err(error) => return facts.fail_all(&["asked", "listeners", "authorities", "unanswered"], &error),
     };
+    let trust = Trust::read(context.host);
+    facts.learn("authorities", trust.as_ref().map(Option::is_some).map_err(Clone::clone));
+    let known = Known { files, trust: trust.ok().flatten() };
     let (mut listeners, mut trouble) = (Vec::new(), None);
     facts.set("asked", addresses.len());
     for address in addresses {
         let shown = context.host.tls_greeting(address).await;
-        match shown.and_then(|shown| fact(context, address, shown.protocol, &shown.chain, files)) {
+        match shown.and_then(|shown| fact(context, address, (shown.protocol, &shown.chain), &known)) {
             Ok(listener) => listeners.push(listener),
             Err(error) => trouble = trouble.or(Some(error)),
         }
@@ -117,13 +123,19 @@ fn socket(line: &str) -> Option<(SocketAddr, bool)> {
     Some((SocketAddr::new(reached, port), *fields.get(3)? == "0A"))
 }
 
+/// What a listener is compared with.
+struct Known<'a> {
+    files: &'a [File],
+    trust: Option<Trust>,
+}
+
 fn fact(
     context: Context<'_>,
     address: SocketAddr,
-    protocol: &str,
-    chain: &[Vec<u8>],
-    files: &[File],
+    (protocol, chain): (&str, &[Vec<u8>]),
+    known: &Known<'_>,
 ) -> Result<Value, HostError> {
+    let files = known.files;
     let what = format!("the listener at {address}");
     let mut read = Vec::new();
     for der in chain {
@@ -135,7 +147,7 @@ fn fact(
         return if protocol == "older" {
             Ok(json!({
                 "address": address.to_string(), "protocol": protocol, "not_after": null, "days_left": null,
-                "self_signed": null, "file": null, "reload": null,
+                "self_signed": null, "distrust": null, "file": null, "reload": null,
             }))
         } else {
             Err(HostError::Garbage { what, why: "it showed no certificate".to_owned() })
@@ -151,6 +163,7 @@ fn fact(
         "address": address.to_string(), "protocol": protocol, "not_after": end.map(|end| end.to_string()),
         "days_left": end.map(|end| (-context.seconds_since(end)).div_euclid(86_400)),
         "self_signed": own.subject().as_raw() == own.issuer().as_raw(),
+        "distrust": known.trust.as_ref().map(|trust| trust.distrust(own, chain, context.now).unwrap_or_default()),
         "file": newer.or(same).map(|file| &file.path), "reload": newer.is_some(),
     }))
 }
@@ -209,6 +222,8 @@ mod tests {
         assert_eq!(shown(&year).judge(ID, &json!({})), ("pass", vec![]));
         let soon = certificate("20260101000000Z", "20260320000000Z").unwrap();
         assert_eq!(shown(&soon).judge(ID, &json!({})), ("warn", vec!["shown_expires_soon".into()]));
+        let fortnight = certificate("20260101000000Z", "20260314000000Z").unwrap();
+        assert_eq!(shown(&fortnight).judge(ID, &json!({})), ("fail", vec!["shown_expires_shortly".into()]));
         let week = certificate("20260101000000Z", "20260306000000Z").unwrap();
         assert_eq!(shown(&week).judge(ID, &json!({})), ("fail", vec!["shown_expires_now".into()]));
         assert_eq!(

@@ -65,10 +65,10 @@ fn question(context: Context<'_>) -> Cmd {
     let since = format!("--since=@{}", context.now.as_second() - 3600);
     let count = ENTRIES.to_string();
     let fixed = ["journalctl", "-q", "--no-pager", "-o", "json", "--output-fields=MESSAGE", &since, "-n", &count];
-    let program = |name: &&str| format!("SYSLOG_IDENTIFIER={name}");
+    let program = |name: &str| format!("SYSLOG_IDENTIFIER={name}");
     // Anybody may write to the journal under any name; what sshd says comes from root.
-    let remote = std::iter::once("_UID=0".to_owned()).chain(SSHD.iter().map(|name| program(&name)));
-    let local = std::iter::once("+".to_owned()).chain(PROGRAMS.iter().map(|name| program(&name)));
+    let remote = std::iter::once("_UID=0".to_owned()).chain(SSHD.iter().map(|name| program(name)));
+    let local = std::iter::once("+".to_owned()).chain(PROGRAMS.iter().map(|name| program(name)));
     Cmd::new(fixed.iter().map(|word| (*word).to_owned()).chain(remote).chain(local))
         .timeout(Duration::from_secs(20))
         .cap(8 * 1024 * 1024)

@@ -39,7 +39,8 @@ struct Header {
 
 /// Facts: `headers` (`[{device, uuid, version, cipher, key_bits, kdf, slots, tokens}]`), `unread_headers`: zero, or why one
 /// could not be read; `escrow`: null where no place for copies is set, else `[{device, uuid, present, age_d, opens}]` with
-/// `opens` null where no key is set; `untried`: zero, or why a copy could not be tried; `history`: which copies opened.
+/// `opens` null where no key is set; `escrow_dir`: null where none is set, else `{there, private}`, whether only root can look
+/// into it; `untried`: zero, or why a copy could not be tried; `history`: which copies opened.
 pub(super) async fn collect(context: Context<'_>, facts: &mut Facts) {
     let host = context.host;
     let disks = match unlocked(host) {
@@ -168,8 +169,10 @@ fn version_1(said: &str) -> Option<Header> {
 async fn escrow(context: Context<'_>, disks: &[Disk], facts: &mut Facts) {
     let Some(dir) = context.text("header_backup_dir") else {
         facts.set("escrow", Value::Null);
+        facts.set("escrow_dir", Value::Null);
         return facts.set("untried", 0);
     };
+    facts.learn("escrow_dir", place(context.host, dir));
     let (mut list, mut trouble, mut history) = (Vec::new(), None, Vec::new());
     for disk in disks {
         let copy = match saved(context.host, dir, &disk.uuid) {
@@ -200,6 +203,18 @@ async fn escrow(context: Context<'_>, disks: &[Disk], facts: &mut Facts) {
     match trouble {
         None => facts.set("untried", 0),
         Some(error) => facts.fail("untried", &error),
+    }
+}
+
+/// Whoever has a header can try passphrases on it at leisure.
+fn place(host: &Host, dir: &str) -> Result<Value, HostError> {
+    match host.stat(dir) {
+        Ok(stat) => {
+            let open = stat.kind != FileKind::Dir || stat.uid != 0 || stat.mode & 0o077 != 0;
+            Ok(json!({"there": true, "private": !open}))
+        }
+        Err(HostError::Missing(_)) => Ok(json!({"there": false, "private": false})),
+        Err(error) => Err(error),
     }
 }
 
@@ -258,6 +273,7 @@ async fn opens(host: &Host, device: &str, copy: &str, key: &str) -> Result<bool,
 pub(super) mod tests {
     use super::super::encryption::tests::{ID, device, disk, mounts};
     use super::super::fixture::{Tree, on_runtime};
+    use super::super::planned;
     use super::*;
 
     const UUID: &str = "ed25b17f-ce93-4600-b158-5f58736cf3f7";
@@ -353,6 +369,28 @@ pub(super) mod tests {
         let mut old = facts;
         old["history"][0]["at"] = json!("2026-03-01T11:00:00Z");
         assert_eq!(with(2).before(25, old).judge(ID, &settings), ("fail", vec!["escrow_does_not_open".into()]));
+    }
+
+    #[test]
+    fn a_missing_copy_is_made_where_only_root_looks_and_never_over_another() {
+        let settings = json!({"header_backup_dir": "/escrow"});
+        let bare = || machine(2).answer(DUMP, &good().to_string()).answer("cryptsetup --version", "");
+        let new = format!("/escrow/{UUID}.header.new");
+        let made = [
+            format!("rm -f {new}"),
+            format!("cryptsetup luksHeaderBackup /dev/sda2 --header-backup-file {new}"),
+            format!("mv -n {new} /escrow/{UUID}.header"),
+        ];
+        let with_dir = [&["mkdir -p -m 0700 /escrow".to_owned()], &made[..]].concat();
+        assert_eq!(planned::lines(bare().plan(ID, &settings)), with_dir);
+        let open = bare().dir("/escrow").mode("/escrow", 0o755).plan(ID, &settings).unwrap_err();
+        assert!(open[0].contains("others can look"), "{open:?}");
+        if rustix::process::geteuid().is_root() {
+            let private = bare().dir("/escrow").mode("/escrow", 0o700);
+            assert_eq!(planned::lines(private.plan(ID, &settings)), made);
+        }
+        let kept = bare().file(&format!("/escrow/{UUID}"), "header").plan(ID, &settings);
+        assert!(kept.is_err(), "there is one: {kept:?}");
     }
 
     #[test]

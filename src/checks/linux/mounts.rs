@@ -34,12 +34,28 @@ impl Mount {
 
 /// Every file system once, at its shortest mount point.
 pub(super) fn read(host: &Host) -> Result<Vec<Mount>, HostError> {
+    Ok(once(all(host)?))
+}
+
+/// Every mount, in the order they were made.
+pub(super) fn all(host: &Host) -> Result<Vec<Mount>, HostError> {
     const PATH: &str = "/proc/self/mountinfo";
-    let text = host.read(PATH)?;
+    let garbage = || HostError::Garbage { what: PATH.to_owned(), why: "a line is not a mount".to_owned() };
+    host.read(PATH)?.lines().map(|line| parse(line).ok_or_else(garbage)).collect()
+}
+
+/// The mount a path lies in: the deepest, and of several at one place the last, which covers those before.
+pub(super) fn holding<'a>(all: &'a [Mount], path: &str) -> Option<&'a Mount> {
+    let holds = |mount: &&Mount| {
+        mount.at == "/" || path.strip_prefix(&mount.at).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    all.iter().filter(holds).max_by_key(|mount| mount.at.len())
+}
+
+/// Each file system at its shortest mount point.
+pub(super) fn once(all: Vec<Mount>) -> Vec<Mount> {
     let mut by_device: BTreeMap<String, Mount> = BTreeMap::new();
-    for line in text.lines() {
-        let mount = parse(line)
-            .ok_or_else(|| HostError::Garbage { what: PATH.to_owned(), why: "a line is not a mount".to_owned() })?;
+    for mount in all {
         let known = by_device.entry(mount.device.clone()).or_insert_with(|| mount.clone());
         if mount.at.len() < known.at.len() {
             *known = mount;
@@ -47,7 +63,7 @@ pub(super) fn read(host: &Host) -> Result<Vec<Mount>, HostError> {
     }
     let mut mounts: Vec<Mount> = by_device.into_values().collect();
     mounts.sort_by(|a, b| a.at.cmp(&b.at));
-    Ok(mounts)
+    mounts
 }
 
 /// `id parent major:minor root mount-point options [optional…] - kind source super-options`.
@@ -93,6 +109,16 @@ mod tests {
             parse(r"36 35 98:0 /mnt1 /mnt/my\040disk rw,noatime master:1 - ext3 /dev/root rw,errors=continue").unwrap();
         assert_eq!((mount.at.as_str(), mount.kind.as_str(), mount.read_only), ("/mnt/my disk", "ext3", false));
         assert_eq!(parse("garbage"), None);
+    }
+
+    #[test]
+    fn a_path_lies_in_the_deepest_mount_and_the_last_at_one_place() {
+        let mount = |number: &str, at: &str| parse(&format!("1 2 {number} / {at} rw - ext4 /dev/x rw")).unwrap();
+        let all = [mount("8:1", "/"), mount("8:2", "/var"), mount("8:3", "/var/log"), mount("8:4", "/var/log")];
+        let device = |path: &str| holding(&all, path).map(|mount| mount.device.as_str());
+        assert_eq!(device("/var/log/journal"), Some("8:4"));
+        assert_eq!((device("/var/log"), device("/var/logs"), device("/srv")), (Some("8:4"), Some("8:2"), Some("8:1")));
+        assert_eq!(holding(&[], "/srv"), None);
     }
 
     #[test]

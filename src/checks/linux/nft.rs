@@ -7,20 +7,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::nft_match::{Around, Condition, Rest, verdicts};
+use super::nft_condition::{Around, Condition, Family, Rest};
+use super::nft_match::verdicts;
 use super::ports::Ports;
 
 /// Deepest nesting of chains; the kernel allows 16.
 const DEPTH: u32 = 16;
 /// Chain visits of one walk: far above any real ruleset, far below a hang.
 const VISITS: u32 = 5_000;
-
-/// IPv4 or IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
-    V4,
-    V6,
-}
 
 /// A ruleset, its chains by table.
 #[derive(Debug, Default)]
@@ -142,16 +136,6 @@ impl Ruleset {
 impl Chain {
     fn is_at(&self, hook: &str) -> bool {
         self.hook.as_deref() == Some(hook)
-    }
-}
-
-impl Family {
-    fn sees(self, table: &str) -> bool {
-        table == "inet"
-            || match self {
-                Self::V4 => table == "ip",
-                Self::V6 => table == "ip6",
-            }
     }
 }
 

@@ -84,10 +84,8 @@ impl Replaces {
 pub(super) async fn tried(host: &Host, path: &str) -> Result<Trial, HostError> {
     let ruleset = loaded(host, path, None).await?;
     let tables = ruleset.tables.iter().map(String::as_str);
-    let probes: String = tables
-        .chain(["inet malachor_probe"])
-        .map(|table| format!("table {table} {{ chain {PROBE} {{ counter; }}; }}\n"))
-        .collect();
+    let probe = |table: &str| format!("table {table} {{ chain {PROBE} {{ counter; }}; }}");
+    let probes = tables.chain(["inet malachor_probe"]).map(probe).collect::<Vec<_>>().join("\n");
     let over = loaded(host, path, Some(&probes)).await?;
     let left: Vec<String> =
         over.ruled().filter(|place| place.2 == PROBE).map(|(family, table, _)| format!("{family} {table}")).collect();

@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::nft::Family;
-use super::nft_match::{Around, Condition, bare, elements, words};
+use super::nft_condition::{Around, Condition, Family, bare, elements, words};
 
 /// Matches on what the kernel knows about the connection and the way back; everything else is narrow, or all but it.
 pub(super) fn of_connection(left: &Value, right: &Value, equal: bool) -> Condition {

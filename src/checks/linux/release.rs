@@ -6,8 +6,8 @@ use jiff::tz::TimeZone;
 
 use crate::host::{Host, HostError};
 
-/// Public end of free security support. Debian with its LTS, Ubuntu without paid extensions (distro-info-data);
-/// NixOS one month after the next release.
+/// Public end of free security support, as of 2026-10. Debian with its LTS (column `eol-lts`) and Ubuntu without paid
+/// extensions (`eol`): distro-info-data 0.58+deb12u7. NixOS: one month after the next release, from its release notes.
 const ENDS: &[(&str, &str, &str)] = &[
     ("debian", "10", "2024-06-30"),
     ("debian", "11", "2026-08-31"),
@@ -23,8 +23,15 @@ const ENDS: &[(&str, &str, &str)] = &[
     ("ubuntu", "18.04", "2023-05-31"),
     ("ubuntu", "20.04", "2025-05-29"),
     ("ubuntu", "22.04", "2027-06-01"),
+    ("ubuntu", "22.10", "2023-07-20"),
+    ("ubuntu", "23.04", "2024-01-25"),
+    ("ubuntu", "23.10", "2024-07-11"),
     ("ubuntu", "24.04", "2029-05-31"),
+    ("ubuntu", "24.10", "2025-07-10"),
+    ("ubuntu", "25.04", "2026-01-15"),
+    ("ubuntu", "25.10", "2026-07-09"),
     ("ubuntu", "26.04", "2031-05-29"),
+    ("ubuntu", "26.10", "2027-07-15"),
 ];
 
 /// The running system as `os-release` names it.
@@ -88,6 +95,8 @@ mod tests {
         assert!(bookworm.apt && bookworm.days_left(now()).unwrap() > 700);
         let old = release("ID=nixos\nVERSION_ID=\"24.11\"\n").unwrap();
         assert!(!old.apt && old.days_left(now()).unwrap() < 0);
+        let interim = release("ID=ubuntu\nVERSION_ID=\"25.04\"\n").unwrap();
+        assert!(interim.days_left(now()).unwrap() < 0, "an interim release has an end, too");
         let sid = release("ID=debian\n").unwrap();
         assert!(sid.days_left(now()).unwrap_err().to_string().contains("end of support of debian"));
         assert!(release("").is_err());

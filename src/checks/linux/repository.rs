@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::borg;
 use crate::checks::run::Context;
 use crate::host::{Cmd, Host, HostError, Output, Secrets, env_file_variables};
 
@@ -20,7 +19,8 @@ pub(super) struct Repository<'a> {
     host: &'a Host,
     tool: Tool,
     location: &'a str,
-    machine: Option<&'a str>,
+    /// Whose snapshots count: somebody else's are no backup of this machine.
+    machine: String,
     env: Vec<(String, String)>,
     /// What its programs may say and nobody may see.
     secrets: Secrets,
@@ -57,6 +57,11 @@ pub(super) struct Listed {
 
 /// Snapshots of each series that are looked at.
 const LOOKED_AT: &str = "10";
+/// borg knows no series: so many archives of all machines together are looked at.
+const ARCHIVES: &str = "100";
+const NAME: &str = "/proc/sys/kernel/hostname";
+/// How restic says that it found damage, and not that it could not look.
+const DAMAGED: &[&str] = &["contains errors", "is damaged"];
 /// A snapshot may be dated ahead of now by this much, as clocks are set.
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(10);
 
@@ -107,7 +112,11 @@ impl<'a> Repository<'a> {
                 Tool::Borg => set("BORG_PASSCOMMAND", &format!("cat {real}")),
             }
         }
-        Ok(Some(Self { host: context.host, tool, location, machine: context.text("machine"), env, secrets }))
+        let machine = match context.text("machine") {
+            Some(machine) => machine.to_owned(),
+            None => context.host.read(NAME)?.trim().to_owned(),
+        };
+        Ok(Some(Self { host: context.host, tool, location, machine, env, secrets }))
     }
 
     /// What is known about it without opening it.
@@ -136,17 +145,14 @@ impl<'a> Repository<'a> {
     ///
     /// One made by a wrong clock would hide for years that no more are made.
     pub(super) async fn snapshots(&self, now: Timestamp) -> Result<Listed, HostError> {
-        let mut args = match self.tool {
-            Tool::Restic => vec!["restic", "--no-lock", "--no-cache", "snapshots", "--json", "--latest", LOOKED_AT],
-            Tool::Borg => vec!["borg", "--bypass-lock", "info", "--json", "--last", LOOKED_AT],
+        let args: &[&str] = match self.tool {
+            Tool::Restic => &["snapshots", "--json", "--latest", LOOKED_AT, "--host", &self.machine],
+            Tool::Borg => &["list", "--json", "--last", ARCHIVES, "--format", "{hostname}{command_line}"],
         };
-        if let (Tool::Restic, Some(machine)) = (self.tool, self.machine) {
-            args.extend(["--host", machine]);
-        }
         let answer = self.ask(args, Duration::from_secs(90)).await?.json(self.word())?;
         let read = match self.tool {
             Tool::Restic => answer.as_array().and_then(|list| list.iter().map(restic_snapshot).collect()),
-            Tool::Borg => borg_snapshots(&answer),
+            Tool::Borg => borg::archives(&answer, &self.machine),
         };
         let mut all: Vec<Snapshot> = read.ok_or_else(|| self.garbage("not a list of snapshots"))?;
         all.sort_by(|a, b| (b.time, &b.id).cmp(&(a.time, &a.id)));
@@ -162,24 +168,56 @@ impl<'a> Repository<'a> {
 
     /// How much a snapshot holds, by walking it.
     pub(super) async fn size(&self, snapshot: &Snapshot, patience: Duration) -> Result<Size, HostError> {
-        match self.tool {
-            Tool::Restic => {
-                let args =
-                    ["restic", "--no-lock", "--no-cache", "stats", "--json", "--mode", "restore-size", &snapshot.id];
-                let answer = self.ask(args.to_vec(), patience).await?.json(self.word())?;
-                size(&answer, "total_size", "total_file_count").ok_or_else(|| self.garbage("no size in the answer"))
+        let archive = format!("::{}", snapshot.id);
+        let args: &[&str] = match self.tool {
+            Tool::Restic => &["stats", "--json", "--mode", "restore-size", &snapshot.id],
+            Tool::Borg => &["info", "--json", &archive],
+        };
+        let answer = self.ask(args, patience).await?.json(self.word())?;
+        let found = match self.tool {
+            Tool::Restic => size(&answer, "total_size", "total_file_count"),
+            Tool::Borg => answer.pointer("/archives/0/stats").and_then(|said| size(said, "original_size", "nfiles")),
+        };
+        found.ok_or_else(|| self.garbage("no size in the answer"))
+    }
+
+    /// Checks the repository itself, and reads `part` of `parts` of its data: whether it is sound.
+    ///
+    /// borg reads what it can in ten minutes and goes on there next time. It takes the repository's lock: without it a
+    /// backup that is being made would look like damage.
+    pub(super) async fn check(&self, part: i64, parts: i64, patience: Duration) -> Result<bool, HostError> {
+        let share = format!("--read-data-subset={part}/{parts}");
+        let runs: &[&[&str]] = match self.tool {
+            Tool::Restic if parts == 0 => &[&["check"]],
+            Tool::Restic => &[&["check", &share]],
+            Tool::Borg if parts == 0 => &[&["check", "--archives-only", "--last", "1"]],
+            Tool::Borg => &[
+                &["check", "--repository-only", "--max-duration", "600"],
+                &["check", "--archives-only", "--last", "1"],
+            ],
+        };
+        for args in runs {
+            let output = match self.tool {
+                Tool::Restic => self.run(&[&["restic", "--no-lock", "--no-cache"], *args].concat(), patience).await?,
+                Tool::Borg => self.run(&[&["borg", "--lock-wait", "60"], *args].concat(), patience).await?,
+            };
+            match (self.tool, output.status) {
+                (Tool::Restic | Tool::Borg, 0) => {}
+                // It opened the repository, and what it found is wrong with it.
+                (Tool::Restic, 1) if DAMAGED.iter().any(|word| output.stderr.contains(word)) => return Ok(false),
+                (Tool::Borg, 1) => return Ok(false),
+                (Tool::Restic | Tool::Borg, _) => return Err(self.trouble(&output)),
             }
-            // Its list says so for every archive.
-            Tool::Borg => Err(self.garbage("an archive without its size")),
         }
+        Ok(true)
     }
 
     /// Regular files in a snapshot; of a very large one only the first part.
     pub(super) async fn files(&self, snapshot: &Snapshot) -> Result<Vec<Entry>, HostError> {
         let archive = format!("::{}", snapshot.id);
-        let args = match self.tool {
-            Tool::Restic => vec!["restic", "--no-lock", "--no-cache", "ls", "--json", &snapshot.id],
-            Tool::Borg => vec!["borg", "--bypass-lock", "list", "--json-lines", &archive],
+        let args: &[&str] = match self.tool {
+            Tool::Restic => &["ls", "--json", &snapshot.id],
+            Tool::Borg => &["list", "--json-lines", &archive],
         };
         let output = self.ask(args, Duration::from_mins(10)).await?;
         let mut files = Vec::new();
@@ -215,24 +253,32 @@ impl<'a> Repository<'a> {
         let text = |key: &str| node.get(key).and_then(Value::as_str);
         let (regular, time) = match self.tool {
             Tool::Restic => ("file", text("mtime")?.parse().ok()),
-            Tool::Borg => ("-", utc(text("mtime")?)),
+            Tool::Borg => ("-", borg::utc(text("mtime")?)),
         };
         let path = text("path")?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         (text("type") == Some(regular)).then_some(Entry { path, size: node.get("size")?.as_u64()?, modified: time })
     }
 
-    async fn ask(&self, args: Vec<&str>, patience: Duration) -> Result<Output, HostError> {
-        let cmd = self.with_env(Cmd::new(args)).cap(LIST_CAP).timeout(patience);
-        self.host.run_ok(cmd).await.map_err(|error| match error {
-            HostError::Io { what: _, why } => {
-                let why = why.replace(self.location, "the repository");
-                HostError::Io { what: self.word().to_owned(), why: self.secrets.hide(&why) }
-            }
-            HostError::Missing(_) | HostError::Denied(_) | HostError::Timeout { .. } | HostError::Garbage { .. } => {
-                error
-            }
-        })
+    /// Asks without a lock: reading must not stand in the way of a backup.
+    async fn ask(&self, args: &[&str], patience: Duration) -> Result<Output, HostError> {
+        let how: &[&str] = match self.tool {
+            Tool::Restic => &["restic", "--no-lock", "--no-cache"],
+            Tool::Borg => &["borg", "--bypass-lock"],
+        };
+        let output = self.run(&[how, args].concat(), patience).await?;
+        if output.success() { Ok(output) } else { Err(self.trouble(&output)) }
+    }
+
+    async fn run(&self, argv: &[&str], patience: Duration) -> Result<Output, HostError> {
+        let cmd = self.with_env(Cmd::new(argv.iter().copied())).cap(LIST_CAP).timeout(patience);
+        self.host.run(cmd).await
+    }
+
+    /// Why the tool ended as it did, without what nobody may see.
+    fn trouble(&self, output: &Output) -> HostError {
+        let why = format!("exit {}: {}", output.status, output.first_line()).replace(self.location, "the repository");
+        HostError::Io { what: self.word().to_owned(), why: self.secrets.hide(&why) }
     }
 
     fn with_env(&self, cmd: Cmd) -> Cmd {
@@ -274,30 +320,9 @@ fn restic_snapshot(value: &Value) -> Option<Snapshot> {
     })
 }
 
-fn borg_snapshots(answer: &Value) -> Option<Vec<Snapshot>> {
-    let encrypted = answer.pointer("/encryption/mode")?.as_str()? != "none";
-    let archive = |value: &Value| {
-        let name = value.get("name")?.as_str()?;
-        Some(Snapshot {
-            series: cut(&name.replace(|c: char| c.is_ascii_digit(), "")),
-            size: value.get("stats").and_then(|said| size(said, "original_size", "nfiles")),
-            id: name.to_owned(),
-            time: utc(value.get("start")?.as_str()?)?,
-            paths: None,
-            encrypted,
-        })
-    };
-    answer.get("archives")?.as_array()?.iter().map(archive).collect()
-}
-
 /// A name is no place to keep a book.
-fn cut(name: &str) -> String {
+pub(super) fn cut(name: &str) -> String {
     name.chars().take(300).collect()
-}
-
-/// borg's times have no zone; it was run in UTC.
-fn utc(text: &str) -> Option<Timestamp> {
-    text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }
 
 /// A path as restic's patterns take it literally.

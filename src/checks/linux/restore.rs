@@ -1,96 +1,183 @@
 //! A real restore test: a few files from the newest snapshot, restored to a private place, compared, and wiped again.
 
 use serde_json::{Value, json};
-use std::os::unix::fs::PermissionsExt as _;
 
 use super::backup::age_min;
+use super::history::History;
 use super::repository::{Entry, Repository, Snapshot};
-use crate::checks::run::{Context, Facts};
+use super::scratch::Scratch;
+use super::soundness;
+use crate::checks::run::{Context, Facts, HISTORY};
 use crate::crypto::sha256_hex;
 use crate::domain::finding::Observation;
 use crate::host::HostError;
 
-/// Facts: `repository`, `snapshot`, `test`. No file is named: names may be about patients.
+/// Fewer bytes than this say nothing about how long all of it would take: opening the repository takes longer.
+const ENOUGH: u64 = 16_000_000;
+/// How long measuring a whole snapshot may take.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(150);
+const DRILL: &str = "drill";
+const BEGUN: &str = "begun";
+
+/// Facts: `repository`, `snapshot`, `test`, `check` (see [`soundness`]), `proved_age_d`: days since files came back as they
+/// should, or since it was first tried; and `history`, by which that is known. No file is named: names may be about
+/// patients.
+///
+/// `test` is `{status, asked, restored, bytes, took_ms, full_h, same, different, changed_since, no_counterpart, wiped, swept,
+/// canary}`: `full_h` is how many hours all of the snapshot would take at that speed, null where too little came back to
+/// tell; `canary` null where none is set, else `{restored, same}` with `same` null where there is nothing to compare with.
 pub(super) async fn collect(context: Context<'_>) -> Observation {
-    let mut facts = Facts::default();
-    if let Err(error) = run(context, &mut facts).await {
-        facts.fail_all(&["repository", "snapshot", "test"], &error);
+    let (mut facts, mut history) = (Facts::default(), History::of(context));
+    if let Err(error) = run(context, &mut history, &mut facts).await {
+        facts.fail_all(&["repository", "snapshot", "test", "check"], &error);
     }
+    let proved = history.latest(DRILL).or(history.latest(BEGUN));
+    facts.set("proved_age_d", proved.map(|sample| context.seconds_since(sample.at) / 86_400));
+    facts.set(HISTORY, history.fact());
     facts.into()
 }
 
-async fn run(context: Context<'_>, facts: &mut Facts) -> Result<(), HostError> {
+async fn run(context: Context<'_>, history: &mut History, facts: &mut Facts) -> Result<(), HostError> {
     let configured = Repository::configured(context)?;
     let about = configured.as_ref().map(Repository::fact).transpose()?;
     let present = about.as_ref().is_some_and(|fact| fact.get("present") == Some(&json!(true)));
     facts.set("repository", about);
-    if let Some(repository) = configured.filter(|_| present)
-        && let Some(newest) = repository.snapshots(context.now).await?.snapshots.first()
-    {
-        facts.set("snapshot", json!({"age_min": age_min(context, newest)}));
-        facts.set("test", test(context, &repository, newest).await?);
-    } else {
-        facts.set("snapshot", Value::Null);
-        facts.set("test", Value::Null);
+    let Some(repository) = configured else {
+        // Whoever sets one up again begins anew.
+        *history = History::default();
+        nothing(facts);
+        return Ok(());
+    };
+    if history.latest(BEGUN).is_none() {
+        history.replace(BEGUN, context.now, json!({}));
     }
+    if !present {
+        nothing(facts);
+        return Ok(());
+    }
+    let snapshots = repository.snapshots(context.now).await?.snapshots;
+    let Some(newest) = snapshots.first() else {
+        nothing(facts);
+        return Ok(());
+    };
+    facts.set("snapshot", json!({"age_min": age_min(context, newest)}));
+    match test(context, &repository, newest).await {
+        Ok(test) => {
+            if test.proves() {
+                history.replace(DRILL, context.now, json!({}));
+            }
+            facts.set("test", test.fact());
+        }
+        Err(error) => facts.fail("test", &error),
+    }
+    soundness::collect(context, &repository, history, facts).await;
     Ok(())
+}
+
+fn nothing(facts: &mut Facts) {
+    for name in ["snapshot", "test", "check"] {
+        facts.set(name, Value::Null);
+    }
 }
 
 /// What came back.
 #[derive(Debug, Default)]
 struct Outcome {
+    status: i32,
+    asked: usize,
     restored: u64,
     bytes: u64,
+    took_ms: u64,
+    full_h: Option<u64>,
     same: u64,
     different: u64,
     changed_since: u64,
     no_counterpart: u64,
+    wiped: bool,
+    swept: usize,
+    canary: Value,
 }
 
-async fn test(context: Context<'_>, repository: &Repository<'_>, snapshot: &Snapshot) -> Result<Value, HostError> {
+impl Outcome {
+    fn proves(&self) -> bool {
+        let all = u64::try_from(self.asked).is_ok_and(|asked| self.restored >= asked);
+        self.status == 0 && self.asked > 0 && all && self.different == 0
+    }
+
+    fn fact(&self) -> Value {
+        json!({
+            "status": self.status, "asked": self.asked, "restored": self.restored, "bytes": self.bytes,
+            "took_ms": self.took_ms, "full_h": self.full_h, "same": self.same, "different": self.different,
+            "changed_since": self.changed_since, "no_counterpart": self.no_counterpart, "wiped": self.wiped,
+            "swept": self.swept, "canary": self.canary,
+        })
+    }
+}
+
+async fn test(context: Context<'_>, repository: &Repository<'_>, snapshot: &Snapshot) -> Result<Outcome, HostError> {
+    let nothing = |status| Outcome { status, wiped: true, canary: canary(context, None), ..Outcome::default() };
     let files = match repository.files(snapshot).await {
         Ok(files) => sample(context, files)?,
         // The repository opened, but the list of this snapshot's files does not: that is a broken backup, not a lack of knowledge.
-        Err(HostError::Io { .. }) => return Ok(fact(1, &[], &Outcome::default(), 0, true)),
+        Err(HostError::Io { .. }) => return Ok(nothing(1)),
         Err(error) => return Err(error),
     };
     if files.is_empty() {
-        return Ok(fact(0, &files, &Outcome::default(), 0, true));
+        return Ok(nothing(0));
     }
-    let scratch = context.text("scratch").unwrap_or("/var/tmp");
-    let dir = tempfile::Builder::new()
-        .prefix("malachor-restore-")
-        // What comes back may be patients' files: nobody else may look.
-        .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempdir_in(context.host.path(scratch))
-        .map_err(|error| HostError::from_io(scratch, &error))?;
-    let name = dir.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let scratch = Scratch::new(context.host, context.text("scratch").unwrap_or("/var/tmp"))?;
     let started = tokio::time::Instant::now();
-    let status = repository.restore(snapshot, &files, dir.path()).await?.status;
+    let status = repository.restore(snapshot, &files, scratch.real()).await?.status;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let outcome = compare(context, &format!("{scratch}/{name}"), &files);
-    let wiped = dir.close().is_ok();
-    outcome.map(|outcome| fact(status, &files, &outcome, took_ms, wiped))
+    let outcome = compare(context, &scratch.path, &files);
+    let canary = canary(context, Some(&scratch.path));
+    let swept = scratch.swept;
+    let wiped = scratch.wipe();
+    let mut outcome = outcome?;
+    outcome = Outcome { status, asked: files.len(), took_ms, wiped, swept, canary, ..outcome };
+    if outcome.bytes >= ENOUGH {
+        let size = match snapshot.size {
+            Some(size) => Some(size),
+            None => repository.size(snapshot, PATIENCE).await.ok(),
+        };
+        outcome.full_h = size.and_then(|size| hours(size.bytes, outcome.bytes, took_ms));
+    }
+    Ok(outcome)
 }
 
-fn fact(status: i32, files: &[Entry], outcome: &Outcome, took_ms: u64, wiped: bool) -> Value {
-    json!({
-        "status": status, "asked": files.len(), "restored": outcome.restored, "bytes": outcome.bytes, "took_ms": took_ms,
-        "same": outcome.same, "different": outcome.different, "changed_since": outcome.changed_since,
-        "no_counterpart": outcome.no_counterpart, "wiped": wiped,
-    })
+/// Whole hours all bytes take at the speed of some, rounded up.
+fn hours(all: u64, bytes: u64, took_ms: u64) -> Option<u64> {
+    let ms = (u128::from(all) * u128::from(took_ms.max(1))).div_ceil(u128::from(bytes.max(1)));
+    u64::try_from(ms.div_ceil(3_600_000)).ok()
 }
 
-/// A few files, another few each time: those whose names hash lowest with a fresh random word.
+/// A few files, another few each time: those whose names hash lowest with a fresh random word. With them the largest, by
+/// which speed is measured, and the canary.
 fn sample(context: Context<'_>, mut files: Vec<Entry>) -> Result<Vec<Entry>, HostError> {
     let word = context.host.read("/proc/sys/kernel/random/uuid")?;
     let size = |name, default| u64::try_from(context.number(name).unwrap_or(default)).unwrap_or_default();
     let cap = size("max_mb", 64) * 1_000_000;
     let count = usize::try_from(size("files", 5)).unwrap_or(usize::MAX);
+    let canary = context.text("canary").and_then(|canary| files.iter().find(|file| file.path == canary).cloned());
     files.retain(|file| file.size > 0 && file.size <= cap);
+    let largest = files.iter().max_by_key(|file| file.size).cloned();
     files.sort_by_cached_key(|file| sha256_hex(format!("{word}{}", file.path).as_bytes()));
     files.truncate(count);
+    for one in [largest, canary].into_iter().flatten() {
+        if !files.contains(&one) {
+            files.push(one);
+        }
+    }
     Ok(files)
+}
+
+/// Whether the file that was put there for this came back as it has to be.
+fn canary(context: Context<'_>, scratch: Option<&str>) -> Value {
+    let Some(path) = context.text("canary") else { return Value::Null };
+    let digest = |path: &str| context.host.digest(path).ok().map(|(sha256, _)| sha256);
+    let restored = scratch.and_then(|scratch| digest(&format!("{scratch}{path}")));
+    let wanted = context.text("canary_sha256").map(str::to_owned).or_else(|| digest(path));
+    json!({"restored": restored.is_some(), "same": restored.zip(wanted).map(|(restored, wanted)| restored == wanted)})
 }
 
 fn compare(context: Context<'_>, scratch: &str, files: &[Entry]) -> Result<Outcome, HostError> {
@@ -124,12 +211,24 @@ fn same_second(a: Option<jiff::Timestamp>, b: Option<jiff::Timestamp>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::fixture::{Tree, finding, on_runtime, words};
     use super::*;
     use crate::host::{Cmd, Host};
 
     const ID: &str = "RB-RESTORE-001";
+
+    /// A repository whose newest snapshot is so old, and holds no file.
+    pub(in super::super) fn repository(hours: i64) -> Tree {
+        let time = super::super::fixture::now() - jiff::SignedDuration::from_hours(hours);
+        let list = json!([{"time": time.to_string(), "paths": ["/srv"], "hostname": "x", "id": "ab"}]);
+        Tree::new()
+            .file("/proc/sys/kernel/hostname", "x\n")
+            .file("/proc/sys/kernel/random/uuid", "u\n")
+            .file("/backup/config", "x")
+            .answer("restic --no-lock --no-cache snapshots --json --latest 10 --host x", &list.to_string())
+            .answer("restic --no-lock --no-cache ls --json ab", "")
+    }
 
     /// A real repository with three files in it.
     struct Lab {
@@ -150,7 +249,7 @@ mod tests {
                 std::fs::write(lab.at(&format!("src/{name}")), content).unwrap();
             }
             lab.run(if tool == "borg" { &["init", "-e", "repokey"] } else { &["init"] });
-            lab.snapshot();
+            lab.snapshot("11:00:00");
             Some(lab)
         }
 
@@ -158,11 +257,11 @@ mod tests {
             self.dir.path().join(name).display().to_string()
         }
 
-        fn snapshot(&self) {
+        /// Dated as the clock of the fixtures goes.
+        fn snapshot(&self, at: &str) {
             match self.tool {
-                // Dated as the clock of the fixtures goes.
-                "borg" => self.run(&["create", "--timestamp", "2026-03-02T11:00:00", "::one", &self.at("src")]),
-                _ => self.run(&["backup", "--time", "2026-03-02 11:00:00", &self.at("src")]),
+                "borg" => self.run(&["create", "--timestamp", &format!("2026-03-02T{at}"), "::one", &self.at("src")]),
+                _ => self.run(&["backup", "--time", &format!("2026-03-02 {at}"), &self.at("src")]),
             }
         }
 
@@ -194,10 +293,31 @@ mod tests {
             assert_eq!((verdict, reasons), ("pass", vec![]), "{facts}");
             let test = &facts["test"];
             assert_eq!((&test["restored"], &test["same"], &test["bytes"]), (&json!(3), &json!(3), &json!(11)));
-            assert_eq!(test["wiped"], json!(true));
-            let left = std::fs::read_dir(self.dir.path()).unwrap().count();
-            assert_eq!(left, 3, "only repository, password and source are left");
+            assert_eq!((&test["wiped"], &test["full_h"]), (&json!(true), &Value::Null));
+            let left = std::fs::read_dir(self.at("malachor-restore")).unwrap().count();
+            assert_eq!(left, 1, "only the lock is left");
+            assert_eq!(facts["proved_age_d"], json!(0));
             assert!(!facts.to_string().contains("b c"), "file names stay here");
+        }
+
+        /// In the middle of the largest file of data.
+        fn flip_a_byte(&self) {
+            let mut all = vec![];
+            let mut dirs = vec![std::path::PathBuf::from(self.at("repo/data"))];
+            while let Some(dir) = dirs.pop() {
+                for entry in std::fs::read_dir(dir).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.is_dir() { dirs.push(path) } else { all.push(path) }
+                }
+            }
+            let path = all.into_iter().max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+            std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            std::fs::write(path, bytes).unwrap();
         }
 
         fn lose_index(&self) {
@@ -241,13 +361,96 @@ mod tests {
     }
 
     #[test]
+    fn damage_in_the_repository_itself_is_found_by_both_tools() {
+        for tool in ["restic", "borg"] {
+            let Some(lab) = Lab::new(tool) else { continue };
+            let sound = |part| {
+                let settings = lab.settings();
+                let host = Host::live();
+                let context = Context {
+                    host: &host,
+                    settings: settings.as_object().unwrap(),
+                    now: super::super::fixture::now(),
+                    own: &Value::Null,
+                    before: None,
+                };
+                let repository = Repository::configured(context).unwrap().unwrap();
+                on_runtime(repository.check(part, 1, std::time::Duration::from_mins(1)))
+            };
+            assert_eq!(sound(1), Ok(true), "{tool}");
+            lab.run(if tool == "borg" { &["info"] } else { &["snapshots"] });
+            lab.flip_a_byte();
+            assert_eq!(sound(1), Ok(false), "{tool}");
+            std::fs::remove_dir_all(lab.at("repo")).unwrap();
+            assert!(sound(1).is_err(), "{tool}: that is not damage");
+        }
+    }
+
+    #[test]
+    fn the_canary_comes_back_as_it_was() {
+        let Some(lab) = Lab::new("restic") else { return };
+        let judge = |more: Value| {
+            let mut settings = lab.settings();
+            settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            settings["files"] = json!(1);
+            settings["scratch"] = json!(lab.at(""));
+            let found = finding(&Host::live(), ID, &settings);
+            (words(&found).1, found.observation.facts["test"]["canary"].clone())
+        };
+        let (canary, none) = (lab.at("src/a"), Vec::<String>::new());
+        assert_eq!(judge(json!({"canary": canary})), (none.clone(), json!({"restored": true, "same": true})));
+        let one = sha256_hex(b"one");
+        assert_eq!(judge(json!({"canary": canary, "canary_sha256": one})).0, none);
+        let other = judge(json!({"canary": canary, "canary_sha256": sha256_hex(b"two")}));
+        assert_eq!(other, (vec!["canary_differs".into()], json!({"restored": true, "same": false})));
+        assert_eq!(judge(json!({"canary": "/srv/canary"})).0, ["canary_lost"]);
+    }
+
+    #[test]
+    fn how_long_all_of_it_would_take_is_told_from_enough_only() {
+        assert_eq!(hours(1_000_000_000_000, 50_000_000, 1000), Some(6), "50 MB a second");
+        assert_eq!((hours(1, 50_000_000, 0), hours(0, 50_000_000, 5)), (Some(1), Some(0)));
+        assert_eq!(hours(u64::MAX, 1, u64::MAX), None);
+        let Some(lab) = Lab::new("restic") else { return };
+        std::fs::write(lab.at("src/large"), vec![7_u8; 20_000_000]).unwrap();
+        lab.snapshot("11:30:00");
+        let (verdict, _, facts) = lab.judge();
+        assert_eq!((verdict, &facts["test"]["full_h"]), ("pass", &json!(1)), "{facts}");
+    }
+
+    #[test]
+    fn a_proof_that_is_too_long_ago_is_missed() {
+        let ago = |kind: &str, days: i64| {
+            let at = super::super::fixture::now() - jiff::SignedDuration::from_hours(24 * days);
+            json!({"at": at.to_string(), "value": {"kind": kind}})
+        };
+        let judge = |samples: Value| {
+            let tree = repository(3).answer_with(
+                "restic --no-lock --no-cache snapshots --json --latest 10 --host x",
+                1,
+                "",
+                "no route",
+            );
+            tree.before(24, json!({"history": samples})).judge(ID, &json!({"repository": "/backup"}))
+        };
+        assert_eq!(judge(json!([ago("begun", 400), ago("drill", 3)])).0, "unknown");
+        let due = judge(json!([ago("begun", 400), ago("drill", 31)]));
+        assert!(due.0 == "unknown" && due.1.contains(&"drill_due".into()), "{due:?}");
+        let overdue = judge(json!([ago("begun", 400), ago("drill", 36)]));
+        assert!(overdue.0 == "fail" && overdue.1.contains(&"drill_overdue".into()), "{overdue:?}");
+        assert_eq!(judge(json!([ago("begun", 36)])).0, "fail", "it never worked");
+        assert_eq!(judge(json!([])).0, "unknown", "set up today");
+    }
+
+    #[test]
     fn never_configured_and_unknown() {
         let finding = Tree::new().finding(ID, &json!({}));
         assert_eq!(words(&finding), ("fail", vec!["not_configured".into()]));
         assert!(finding.is_never_configured());
-        let gone = Tree::new().judge(ID, &json!({"repository": "/gone"}));
+        let named = || Tree::new().file("/proc/sys/kernel/hostname", "x\n");
+        let gone = named().judge(ID, &json!({"repository": "/gone"}));
         assert_eq!(gone, ("fail", vec!["repository_missing".into()]));
-        let no_tool = Tree::new().file("/backup/config", "x").judge(ID, &json!({"repository": "/backup"}));
+        let no_tool = named().file("/backup/config", "x").judge(ID, &json!({"repository": "/backup"}));
         assert_eq!(no_tool.0, "unknown");
     }
 }

@@ -31,9 +31,9 @@ pub(super) async fn key_users(context: Context<'_>, config: &Config) -> Result<u
     for line in host.read("/etc/passwd")?.lines() {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, gid, _, home, shell] = fields.as_slice() else { continue };
-        let names = names_in_rules((name, uid, gid), &groups);
+        let called = names_in_rules((name, uid, gid), &groups);
         let by_sudo =
-            || rules.iter().any(|(who, asks)| names.contains(who) && (!asks || passwords.usable.contains(*name)));
+            || rules.iter().any(|(who, asks)| called.contains(who) && (!asks || passwords.usable.contains(*name)));
         let becomes_root = if *uid == "0" { root } else { by_sudo() };
         let enters = !shell.ends_with("/nologin") && !shell.ends_with("/false") && !passwords.expired.contains(*name);
         if !enters || !allowed(name) || !becomes_root {

@@ -46,11 +46,16 @@ impl Unit {
         matches!(self.active.as_str(), "active" | "reloading")
     }
 
+    /// Whether it is locked against starting.
+    pub(super) fn is_masked(&self) -> bool {
+        self.load == "masked" || self.enabled.starts_with("masked")
+    }
+
     /// All of it as a fact.
     pub(super) fn fact(&self) -> Value {
         json!({
             "unit": self.name, "load": self.load, "active": self.active, "sub": self.sub, "enabled": self.enabled,
-            "masked": self.load == "masked" || self.enabled.starts_with("masked"), "installed": self.installed(),
+            "masked": self.is_masked(), "installed": self.installed(),
             "up": self.is_active(), "result": self.result, "restarts": self.restarts,
         })
     }

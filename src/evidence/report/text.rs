@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{At, Bad, Check, Report, Row};
 use crate::crypto::hex;
 use crate::evidence::trust::Pin;
+use crate::shown;
 use crate::store::log::instant;
 
 /// What this input cannot speak to; printed so that nobody takes silence for a pass.
@@ -21,7 +22,7 @@ pub(super) fn write(report: &Report) -> String {
 }
 
 fn sections(report: &Report, out: &mut String) -> std::fmt::Result {
-    writeln!(out, "Malachor evidence verification                     {}", report.label)?;
+    writeln!(out, "Malachor evidence verification                     {}", shown::piece(&report.label))?;
     trust(report, out)?;
     if let Some((first, last)) = report.period {
         writeln!(out, "Period   {} .. {}   as claimed by the appliance's clock", instant(first), instant(last))?;
@@ -34,7 +35,7 @@ fn sections(report: &Report, out: &mut String) -> std::fmt::Result {
         bad(first, report.bad_total, out)?;
     }
     for shortfall in &report.shortfalls {
-        writeln!(out, "SHORT    {}: {}", shortfall.reason.as_str(), shortfall.say)?;
+        writeln!(out, "SHORT    {}: {}", shortfall.reason.as_str(), shown::piece(&shortfall.say))?;
     }
     not_proved(report, out)?;
     writeln!(out, "RESULT   {} (exit {})", report.verdict.as_str(), report.exit_code())
@@ -51,11 +52,11 @@ fn trust(report: &Report, out: &mut String) -> std::fmt::Result {
         Pin::Log => "found in the log itself: says nothing about its maker",
     };
     if let Some(origin) = report.trust.get("origin").and_then(Value::as_str) {
-        writeln!(out, "Origin   {origin}")?;
+        writeln!(out, "Origin   {}", shown::piece(origin))?;
     }
     for (role, name) in [("entryKeys", "entries"), ("headKeys", "heads")] {
         for key in keys(role) {
-            writeln!(out, "Trust    {name:<8} {key}")?;
+            writeln!(out, "Trust    {name:<8} {}", shown::piece(&key))?;
         }
     }
     writeln!(out, "         {whose}   assurance {}", report.assurance())
@@ -103,12 +104,11 @@ fn bad(first: &Bad, total: u64, out: &mut String) -> std::fmt::Result {
         At::Head(size) => format!("head of {} entries", grouped(size)),
     };
     let line = first.line.map(|line| format!(" line {line}")).unwrap_or_default();
-    writeln!(out, "FIRST BAD  {at}  {}  {}{line}", first.reason.as_str(), first.file)?;
-    writeln!(out, "  expected {}\n  found    {}", first.expected, first.actual)?;
+    writeln!(out, "FIRST BAD  {at}  {}  {}{line}", first.reason.as_str(), shown::piece(&first.file))?;
+    writeln!(out, "  expected {}\n  found    {}", shown::piece(&first.expected), shown::piece(&first.actual))?;
     for note in &first.notes {
         writeln!(out, "  signed head:")?;
-        note.lines()
-            .try_for_each(|line| writeln!(out, "  | {}", line.escape_debug().to_string().replace("\\u{2014}", "—")))?;
+        note.lines().try_for_each(|line| writeln!(out, "  | {}", shown::piece(line)))?;
     }
     if total > 1 { writeln!(out, "  and {} more; --json lists them", grouped(total - 1)) } else { Ok(()) }
 }

@@ -142,6 +142,13 @@ fn gather(path: &Path, name: &str, depth: usize, out: &mut BTreeSet<(String, Pat
     let is_text = path.extension().is_some_and(|extension| extension == "txt");
     let is_head = name_of(path) == CHECKPOINT || (parent == CHECKPOINTS && is_text);
     let is_segment = name.ends_with(SEGMENT_SUFFIX);
+    if is_head || is_segment || depth == 0 {
+        let meta = fs::metadata(path).map_err(io_error(path))?;
+        if !meta.is_file() {
+            // Reading a pipe would wait for whoever writes it.
+            return Err(SourceError::Foreign { path: name.into(), why: "is not a regular file" });
+        }
+    }
     match (is_head || is_segment, depth) {
         (true, _) => {
             out.insert((name.into(), path.into()));

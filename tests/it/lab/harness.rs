@@ -85,9 +85,10 @@ impl Lab {
         self.ok(&["cat", path])
     }
 
-    /// Copies the built binary in and returns its path there.
+    /// Copies the built program in, with a configuration that names the appliance; returns its path there.
     pub(crate) fn install_binary(&self) -> &'static str {
         self.install(File::open(env!("CARGO_BIN_EXE_malachor")).expect("the binary is built"), BINARY, 0o755);
+        self.write("/etc/malachor/config.toml", "[site]\nid = \"clinic\"\n", 0o644);
         BINARY
     }
 

@@ -111,10 +111,11 @@ fn silent_logs_speak_again() {
 #[test]
 fn a_stale_backup_is_made_anew() {
     const CHECK: &str = "RB-BACKUP-001";
-    let settings = "repository = \"/srv/backup\"\npassword_file = \"/etc/backup.pass\"\nunit = \"practice-backup.service\"\npaths = [\"/srv/patients\"]";
+    let settings = "repository = { file = \"/etc/backup.repo\" }\npassword_file = \"/etc/backup.pass\"\nunit = \"practice-backup.service\"\npaths = [\"/srv/patients\"]";
     let Some(mut practice) = Practice::open("heal-backup", CHECK, settings, "") else { return };
     let lab = &practice.lab;
     lab.write("/etc/backup.pass", "correct horse\n", 0o600);
+    lab.write("/etc/backup.repo", "/srv/backup\n", 0o600);
     lab.write("/srv/patients/chart.txt", "chart\n", 0o600);
     let restic = ["restic", "--repo", "/srv/backup", "--password-file", "/etc/backup.pass", "--no-cache"];
     lab.ok(&[&restic[..], &["init"]].concat());

@@ -63,7 +63,9 @@ impl Practice {
     }
 
     pub(crate) fn configure(&self, settings: &str, heal: &str) {
-        let mut text = format!("[heal]\nmode = \"heal\"\n{heal}\n[catalog]\ndir = \"/etc/malachor/catalog\"\n");
+        let mut text = format!(
+            "[site]\nid = \"clinic\"\n[heal]\nmode = \"heal\"\n{heal}\n[catalog]\ndir = \"/etc/malachor/catalog\"\n"
+        );
         let shipped = Catalog::load(None).expect("the built-in content loads").runbooks;
         for other in shipped.keys().filter(|id| id.as_str() != self.check) {
             writeln!(text, "[runbooks.{other}]\nenabled = false").expect("text grows");

@@ -63,7 +63,7 @@ fn a_packet_goes_the_way_the_walk_says() {
         path.display().to_string()
     });
     let argv = ["unshare", "--net", "bash", "-c", PROBE, "probe"].map(str::to_owned).into_iter().chain(files);
-    let cmd = Cmd::new(argv).timeout(std::time::Duration::from_secs(60));
+    let cmd = Cmd::new(argv).timeout(std::time::Duration::from_mins(1));
     let output = match on_runtime(Host::live().run(cmd)) {
         Ok(output) if output.success() => output,
         other => return eprintln!("skipped: no namespaces with a cable between them here: {other:?}"),
