@@ -1,6 +1,6 @@
 //! Reading all content: what is compiled in, overridden and extended by a directory of the same shape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use include_dir::{Dir, include_dir};
@@ -15,7 +15,7 @@ use crate::domain::runbook::Runbook;
 
 use super::directory::{self, is_yaml};
 use super::runbook::{Compiler, place_of};
-use super::source::{RulesSource, RunbookSource, parse};
+use super::source::{RuleSource, RulesSource, RunbookSource, parse};
 use super::{Diagnostic, Diagnostics};
 
 /// The runbooks and rules this program was built with.
@@ -49,12 +49,13 @@ impl Catalog {
         if !complaints.is_empty() {
             return Err(Diagnostics(complaints));
         }
+        let own_rules: BTreeSet<String> = own.rules.iter().map(|rule| rule.id.to_string()).collect();
         let replaced = own.runbooks.keys().any(|id| built_in.runbooks.contains_key(id));
         let rules = built_in.rules.into_iter().chain(own.rules).map(|rule| (rule.id.to_string(), rule));
         let rules: BTreeMap<String, Rule> = rules.collect();
         let runbooks: BTreeMap<CheckId, Runbook> = built_in.runbooks.into_iter().chain(own.runbooks).collect();
         if replaced {
-            still_fit(&runbooks)?;
+            still_fit(&runbooks, &own_rules)?;
         }
         Ok(Self { controls, runbooks, rules: Rules::new(rules.into_values().collect()) })
     }
@@ -65,12 +66,13 @@ impl Catalog {
     }
 }
 
-/// Whether the built-in rules can still run the runbooks they name, of which some were replaced.
-fn still_fit(runbooks: &BTreeMap<CheckId, Runbook>) -> Result<(), Diagnostics> {
+/// Whether the built-in rules that were not replaced can still run the runbooks they name, of which some were.
+fn still_fit(runbooks: &BTreeMap<CheckId, Runbook>, replaced: &BTreeSet<String>) -> Result<(), Diagnostics> {
     let known: Known<'_> = runbooks.iter().collect();
     let rules = embedded().into_iter().filter(|(_, text)| is_rules(text));
+    let stays = |rule: &RuleSource| !replaced.contains(&rule.id.value);
     let wrong: Vec<Diagnostic> =
-        rules.filter_map(|(file, text)| compile_rules(&file, &text, &known).err()).flatten().collect();
+        rules.filter_map(|(file, text)| compile_rules(&file, &text, &known, stays).err()).flatten().collect();
     if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
 }
 
@@ -102,7 +104,7 @@ impl Given {
         }
         let known: Known = known.iter().chain(&given.runbooks).collect();
         for (file, text) in rules {
-            let said = compile_rules(&file, &text, &known).map(|rules| {
+            let said = compile_rules(&file, &text, &known, |_| true).map(|rules| {
                 let count = rules.len();
                 for (rule, place) in rules {
                     seen.note(rule.id.as_str(), &file, &text, place);
@@ -193,11 +195,16 @@ fn compile_runbook(file: &str, text: &str, controls: &Controls) -> Result<Placed
     compiler.finish(runbook.map(|runbook| (runbook, place)))
 }
 
-fn compile_rules(file: &str, text: &str, runbooks: &Known<'_>) -> Result<Vec<Placed<Rule>>, Vec<Diagnostic>> {
+fn compile_rules(
+    file: &str,
+    text: &str,
+    runbooks: &Known<'_>,
+    wanted: impl Fn(&RuleSource) -> bool,
+) -> Result<Vec<Placed<Rule>>, Vec<Diagnostic>> {
     let source: RulesSource = parse(file, text).map_err(|complaint| vec![complaint])?;
     let mut compiler = Compiler::new(file, text);
     let mut compile = |rule| Some((compiler.rule(rule, runbooks)?, place_of(&rule.id)));
-    let rules: Vec<Option<Placed<Rule>>> = source.rules.iter().map(&mut compile).collect();
+    let rules: Vec<Option<Placed<Rule>>> = source.rules.iter().filter(|rule| wanted(rule)).map(&mut compile).collect();
     compiler.finish(rules.into_iter().collect())
 }
 
@@ -272,6 +279,19 @@ mod tests {
         let severity = catalog.runbooks.get(&"RB-DISK-001".parse().unwrap()).unwrap().severity;
         assert_eq!(severity, crate::domain::runbook::Severity::Low);
         assert_eq!(catalog.rules.get(&"L1-DISK-CLEAN".parse().unwrap()).unwrap().max_attempts, 1);
+    }
+
+    #[test]
+    fn a_rule_that_was_replaced_need_not_fit_a_runbook_that_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = |word: &str| disk().find(word).unwrap();
+        let by_hand = disk()[..from("remediate:")].to_owned() + &disk()[from("tests:")..];
+        std::fs::write(dir.path().join("disk.yaml"), by_hand).unwrap();
+        let refused = Catalog::load(Some(dir.path())).unwrap_err().to_string();
+        assert!(refused.contains("has no `remediate`") && refused.contains("built-in/rules"), "{refused}");
+        let rule = rule("L1-DISK-CLEAN", "when: 'check == \"RB-DISK-002\"', run: RB-LNX-TIME-001");
+        std::fs::write(dir.path().join("rules.yaml"), format!("rules:\n{rule}")).unwrap();
+        Catalog::load(Some(dir.path())).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// What is wrong with files that are linted together.

@@ -139,7 +139,7 @@ fn print_one(out: &Printer, runbook: &Runbook, finding: &Finding, silenced: Opti
 fn list(session: &Session<'_>) -> Result<Exit, Failure> {
     let catalog = session.catalog()?;
     let config = session.loaded()?.config;
-    let mut rows = vec![["CHECK", "ON", "EVERY", "SEVERITY", "HIPAA", "TITLE"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["CHECK", "EVERY", "SEVERITY", "HIPAA", "TITLE"].map(str::to_owned).to_vec()];
     for runbook in catalog.runbooks.values() {
         let own = config.runbook(runbook.id.as_str());
         let every = own.every.map_or(runbook.detect.every, |period| period.0);
@@ -151,8 +151,7 @@ fn list(session: &Session<'_>) -> Result<Exit, Failure> {
         }
         rows.push(vec![
             runbook.id.to_string(),
-            if own.enabled { "yes" } else { "no" }.to_owned(),
-            show_duration(every),
+            if own.enabled { show_duration(every) } else { "off".to_owned() },
             runbook.severity.word().to_owned(),
             runbook.hipaa.join(" "),
             runbook.title.clone(),

@@ -1,7 +1,7 @@
 //! `malachor config`: check, show.
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::check_settings;
 use crate::catalog::Catalog;
@@ -55,6 +55,7 @@ impl Config {
                 for (key, value, origin) in loaded.values() {
                     let value = if may_be_seen(&key, &catalog) { value } else { format!("\"{HIDDEN}\"") };
                     if session.out.is_json() {
+                        let value = serde_json::from_str(&value).unwrap_or(Value::String(value));
                         session.out.json(&json!({"schema": "malachor.config/1", "key": key, "value": value, "origin": origin.to_string()}));
                     } else if show.origin {
                         session.out.line(format!("{key} = {value}  # {origin}"));

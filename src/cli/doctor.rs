@@ -9,7 +9,7 @@ use crate::host::{Cmd, Host};
 use crate::shown;
 use crate::store::{DATABASE, StoreError};
 
-use super::output::Tint;
+use super::output::{Tint, fold};
 use super::session::Session;
 use super::{Exit, Failure};
 
@@ -216,10 +216,12 @@ fn report(session: &Session<'_>, found: &[(&str, Health)]) -> Exit {
             );
             continue;
         }
-        let say = say.lines().map(shown::piece).collect::<Vec<_>>().join("\n    ");
+        // A complaint of several lines points at a place in them: it stays as it is.
+        let lines: Vec<String> = say.lines().map(shown::piece).collect();
+        let say = if let [line] = lines.as_slice() { fold(line, 90, &" ".repeat(17)) } else { lines.join("\n    ") };
         session.out.line(format!("{} {what:<14} {say}", session.out.tint(tint, symbol)));
         if let Some(cure) = cure {
-            session.out.line(format!("    → {cure}"));
+            session.out.line(format!("    → {}", fold(cure, 90, "      ")));
         }
     }
     exit

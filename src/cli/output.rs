@@ -1,5 +1,6 @@
 //! The only place that prints: data on standard output, everything else on standard error.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{IsTerminal, Write};
 use std::sync::{LazyLock, OnceLock};
 
@@ -41,22 +42,44 @@ pub(super) enum Tint {
     Strong,
 }
 
-/// Where a colour starts and ends inside text, until it is printed: characters that Unicode keeps for such use. A colour
-/// code in the text itself is then never taken for one of ours.
-const TINTS: [(char, &str); 5] =
-    [('\u{fdd0}', "32"), ('\u{fdd1}', "31"), ('\u{fdd2}', "33"), ('\u{fdd3}', "2"), ('\u{fdd4}', "1")];
-const PLAIN: char = '\u{fdd5}';
+/// What stands inside text, until it is printed, before the letter of a colour that starts or ends there. It is another one
+/// in every process, so that nothing from elsewhere is taken for one of ours.
+static MARK: LazyLock<String> = LazyLock::new(|| format!("\u{fdd0}{:016x}", RandomState::new().hash_one(())));
+
+/// The letter of the end of a colour.
+const PLAIN: char = '0';
 
 impl Tint {
-    const fn mark(self) -> char {
+    const fn letter(self) -> char {
         match self {
-            Self::Good => '\u{fdd0}',
-            Self::Bad => '\u{fdd1}',
-            Self::Doubt => '\u{fdd2}',
-            Self::Faint => '\u{fdd3}',
-            Self::Strong => '\u{fdd4}',
+            Self::Good => 'g',
+            Self::Bad => 'b',
+            Self::Doubt => 'd',
+            Self::Faint => 'f',
+            Self::Strong => 's',
         }
     }
+}
+
+/// The terminal's number of a colour.
+const fn code(letter: char) -> &'static str {
+    match letter {
+        'g' => "32",
+        'b' => "31",
+        'd' => "33",
+        'f' => "2",
+        's' => "1",
+        _ => "0",
+    }
+}
+
+/// Text cut at our marks: what stands before the first, then each letter with what follows it.
+fn cut(text: &str) -> (&str, impl Iterator<Item = (char, &str)>) {
+    let mut parts = text.split(MARK.as_str());
+    let after =
+        |part: &'_ str| -> Option<(char, usize)> { part.chars().next().map(|letter| (letter, letter.len_utf8())) };
+    let first = parts.next().unwrap_or_default();
+    (first, parts.filter_map(move |part| after(part).and_then(|(letter, length)| Some((letter, part.get(length..)?)))))
 }
 
 impl Printer {
@@ -133,17 +156,19 @@ impl Printer {
     }
 
     pub(super) fn tint(&self, tint: Tint, text: &str) -> String {
-        if self.color { format!("{}{text}{PLAIN}", tint.mark()) } else { text.to_owned() }
+        let mark = MARK.as_str();
+        if self.color { format!("{mark}{}{text}{mark}{PLAIN}", tint.letter()) } else { text.to_owned() }
     }
 
     /// The text with our colours in it and nothing else that acts.
     fn painted(&self, text: &str) -> String {
-        let text = shown::lines(text);
         if !self.color {
-            return text;
+            return shown::lines(text);
         }
-        let paint = |text: String, (mark, code): &(char, &str)| text.replace(*mark, &format!("\u{1b}[{code}m"));
-        TINTS.iter().fold(text, paint).replace(PLAIN, "\u{1b}[0m")
+        let (first, parts) = cut(text);
+        parts.fold(shown::lines(first), |painted, (letter, part)| {
+            format!("{painted}\u{1b}[{}m{}", code(letter), shown::lines(part))
+        })
     }
 
     /// A verdict as symbol and word, padded.
@@ -162,7 +187,7 @@ impl Printer {
         self.tint(tint, &format!("{symbol} {word:<7}"))
     }
 
-    /// Rows in aligned columns; the last column is not padded, and folded where the terminal ends.
+    /// Rows in aligned columns, which are folded until they fit between the terminal's sides.
     pub(super) fn table(&self, rows: &[Vec<String>]) {
         for line in laid_out(rows, columns()) {
             self.line(line);
@@ -176,32 +201,69 @@ pub(super) fn lost(error: &std::io::Error) -> Option<Failure> {
     (error.kind() != std::io::ErrorKind::BrokenPipe).then(say)
 }
 
-/// The least a folded column needs to be read.
+/// The least a folded text needs to be read.
 const NARROW: usize = 20;
 
+/// Lines of a table; where the columns cannot stand side by side, the last one stands below each row.
 fn laid_out(rows: &[Vec<String>], columns: usize) -> Vec<String> {
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| shown::piece(cell)).collect()).collect();
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widest =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..count).map(widest).collect();
-    let indent: usize = widths.iter().take(count.saturating_sub(1)).map(|width| width + 2).sum();
+    let mut rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| shown::piece(cell)).collect()).collect();
+    let mut below = vec![None; rows.len()];
+    let mut widths = widths(&rows, columns);
+    let count = widths.len();
+    if count > 2 && widths.iter().sum::<usize>() + GAP * (count - 1) > columns {
+        below = rows.iter_mut().map(|row| if row.len() == count { row.pop() } else { None }).collect();
+        widths = self::widths(&rows, columns);
+    }
     let mut lines = Vec::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (index, (cell, width_of_column)) in row.iter().zip(&widths).enumerate() {
-            if index + 1 < row.len() {
-                line.push_str(cell);
-                line.push_str(&" ".repeat(width_of_column.saturating_sub(width(cell)) + 2));
-            } else if index + 1 == count && columns >= indent + NARROW && width(cell) > columns - indent {
-                line.push_str(&folded(cell, columns - indent, &" ".repeat(indent)));
-            } else {
-                line.push_str(cell);
-            }
-        }
-        lines.push(line.trim_end().to_owned());
+    for (row, below) in rows.iter().zip(below) {
+        let cells: Vec<Vec<String>> = row.iter().zip(&widths).map(|(cell, most)| within(cell, *most)).collect();
+        let height = cells.iter().map(Vec::len).max().unwrap_or(1);
+        lines.extend((0..height).map(|number| side_by_side(&cells, number, &widths)));
+        let room = columns.saturating_sub(INDENT.len()).max(NARROW);
+        let below = below.filter(|text| !text.is_empty()).map_or_else(Vec::new, |text| folded(&text, room));
+        lines.extend(below.iter().map(|line| format!("{INDENT}{line}")));
     }
     lines
+}
+
+/// One line of a row whose cells have several.
+fn side_by_side(cells: &[Vec<String>], number: usize, widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (cell, most) in cells.iter().zip(widths) {
+        let text = cell.get(number).map_or("", String::as_str);
+        line.push_str(text);
+        line.push_str(&" ".repeat(most.saturating_sub(width(text)) + GAP));
+    }
+    line.trim_end().to_owned()
+}
+
+/// Before what stands below a row.
+const INDENT: &str = "    ";
+/// Between two columns.
+const GAP: usize = 2;
+
+/// How wide each column is: as its cells need; of what does not fit, the widest give way, but no word is cut.
+fn widths(rows: &[Vec<String>], columns: usize) -> Vec<usize> {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let most = |column: usize, of: fn(&str) -> usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| of(cell)).max().unwrap_or(0)
+    };
+    let longest_word = |cell: &str| cell.split_whitespace().map(width).max().unwrap_or(0);
+    let mut widths: Vec<usize> = (0..count).map(|column| most(column, width)).collect();
+    let least: Vec<usize> = (0..count).map(|column| most(column, longest_word)).collect();
+    let room = columns.saturating_sub(GAP * count.saturating_sub(1));
+    while widths.iter().sum::<usize>() > room {
+        let may = widths.iter_mut().zip(&least).filter(|(width, least)| **width > **least);
+        let Some((widest, _)) = may.max_by_key(|(width, _)| **width) else { break };
+        *widest -= 1;
+    }
+    widths
+}
+
+/// A cell as it is, or folded where it is too wide.
+fn within(cell: &str, most: usize) -> Vec<String> {
+    if width(cell) > most { folded(cell, most) } else { vec![cell.to_owned()] }
 }
 
 /// How many characters a line of the terminal holds.
@@ -216,16 +278,17 @@ fn columns() -> usize {
 
 /// Characters a terminal shows, colours apart.
 fn width(text: &str) -> usize {
-    text.chars().filter(|c| *c != PLAIN && !TINTS.iter().any(|(mark, _)| mark == c)).count()
+    let (first, parts) = cut(text);
+    parts.fold(first.chars().count(), |sum, (_, part)| sum + part.chars().count())
 }
 
 /// Text folded to lines of at most `most` characters, fewer on a narrow terminal; all but the first are indented.
 pub(super) fn fold(text: &str, most: usize, indent: &str) -> String {
     let room = columns().saturating_sub(indent.len()).max(NARROW);
-    folded(text, most.min(room), indent)
+    folded(text, most.min(room)).join(&format!("\n{indent}"))
 }
 
-fn folded(text: &str, columns: usize, indent: &str) -> String {
+fn folded(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let line_length = lines.last().map_or(0, |line| width(line));
@@ -239,7 +302,7 @@ fn folded(text: &str, columns: usize, indent: &str) -> String {
             line.push_str(word);
         }
     }
-    lines.join(&format!("\n{indent}"))
+    lines
 }
 
 #[cfg(test)]
@@ -256,14 +319,18 @@ mod tests {
         let line = out.tint(Tint::Bad, "a\u{1b}[32mb\u{7}");
         assert_eq!(out.painted(&line), "\u{1b}[31ma\\u{1b}[32mb\\u{7}\u{1b}[0m");
         assert_eq!(printer(false).painted("a\u{1b}c\td\n"), "a\\u{1b}c\td\n");
+        let guessed: String = ('\u{fdd0}'..='\u{fdef}').collect::<String>() + "\u{fdd0}0123456789abcdefb";
+        assert_eq!(out.painted(&guessed), guessed, "only this process knows its marks");
     }
 
     #[test]
-    fn a_cell_stays_on_its_row_and_the_last_is_folded() {
-        let cell = |text: &str| text.to_owned();
-        let rows = [vec![cell("A"), cell("B")], vec![cell("x\ny"), cell("one two three four five six")]];
-        assert_eq!(laid_out(&rows, 80), ["A     B", "x\\ny  one two three four five six"]);
-        assert_eq!(laid_out(&rows, 27), ["A     B", "x\\ny  one two three four\n      five six"]);
-        assert_eq!(laid_out(&rows, 10), laid_out(&rows, 80), "too narrow to fold into");
+    fn a_cell_stays_on_its_row_and_the_widest_are_folded() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let rows = [row(["A", "B", "C"]), row(["x\ny", "one two three four", "five six seven"])];
+        assert_eq!(laid_out(&rows, 80), ["A     B                   C", "x\\ny  one two three four  five six seven"]);
+        let narrow = ["A     B           C", "x\\ny  one two     five six", "      three four  seven"];
+        assert_eq!(laid_out(&rows, 27), narrow);
+        let below = ["A     B", "    C", "x\\ny  one", "      two", "      three", "      four", "    five six seven"];
+        assert_eq!(laid_out(&rows, 12), below, "no word is cut");
     }
 }

@@ -17,14 +17,14 @@ pub fn text_of(path: &Path, most: u64) -> Result<String, String> {
     String::from_utf8(bytes_of(path, most)?).map_err(|_| "is not UTF-8 text".to_owned())
 }
 
-/// The same of a file that only its owner, root or this user, can read.
-pub(super) fn private_text_of(path: &Path, most: u64) -> Result<String, String> {
+/// The same of a file of root or this user that has none of the `refused` bits of its mode set.
+pub(super) fn private_text_of(path: &Path, most: u64, refused: u32) -> Result<String, String> {
     let bytes = checked(path, most, |meta| {
         let (name, mode, me) = (path.display(), meta.mode() & 0o777, rustix::process::geteuid());
         if meta.uid() != 0 && meta.uid() != me.as_raw() {
             return Err(format!("belongs to user {}, who could change it; run `chown root {name}`", meta.uid()));
         }
-        if mode & 0o077 != 0 {
+        if mode & refused != 0 {
             return Err(format!("others can read it (mode {mode:04o}); run `chmod 600 {name}`"));
         }
         Ok(())

@@ -8,10 +8,12 @@ use serde_json::{Map, Value};
 
 use crate::domain::schema::nearest;
 
-use super::Config;
+use super::{Config, text_of};
 
 /// Prefix of environment variables that are configuration.
 const PREFIX: &str = "MALACHOR__";
+/// Bytes of a configuration file; the example with every key has a few thousand.
+const MOST: u64 = 1024 * 1024;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,10 +147,7 @@ fn layered(
     let mut loaded = Loaded::defaults();
     let mut tree = Value::Object(Map::new());
     if let Some(path) = file {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            place: path.display().to_string(),
-            message: format!("cannot be read: {error}"),
-        })?;
+        let text = text_of(path, MOST).map_err(|message| ConfigError { place: path.display().to_string(), message })?;
         if without.is_empty() {
             read_file(path, &text)?;
         }

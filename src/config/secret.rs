@@ -9,6 +9,8 @@ use super::bounded::private_text_of;
 
 /// Bytes of a secret; a setting holds no more.
 const MOST: u64 = 4096;
+const GROUP: u32 = 0o070;
+const OTHERS: u32 = 0o007;
 /// Where systemd puts the credentials of the agent, for commands that people start beside it.
 const OF_THE_AGENT: &str = "/run/credentials/malachor.service";
 
@@ -38,17 +40,18 @@ fn read(name: &str, written: &Value, credentials: &Path) -> Result<String, Strin
              `{name} = {{ credential = \"name\" }}`"
         )
     })?;
-    let path = match source {
+    let (path, refused) = match source {
         Source::File(path) if !path.is_absolute() => {
             return Err(format!("{}: write the whole path, from `/`", path.display()));
         }
-        Source::File(path) => path,
+        Source::File(path) => (path, GROUP | OTHERS),
         Source::Credential(name) if name.is_empty() || name.contains('/') || name.starts_with('.') => {
             return Err(format!("`{name}` is no name of a credential"));
         }
-        Source::Credential(name) => credentials.join(name),
+        // Where the agent is not root, systemd lets it in by an access list, whose mask shows as the group's rights.
+        Source::Credential(name) => (credentials.join(name), OTHERS),
     };
-    let text = private_text_of(&path, MOST).map_err(|why| format!("{}: {why}", path.display()))?;
+    let text = private_text_of(&path, MOST, refused).map_err(|why| format!("{}: {why}", path.display()))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     if text.is_empty() { Err(format!("{}: is empty", path.display())) } else { Ok(text.to_owned()) }
 }
@@ -75,6 +78,8 @@ mod tests {
             put("s3:hunter2", mode);
             let why = from(json!({"file": file})).unwrap_err();
             assert!(why.contains("run `chmod 600") && !why.contains("hunter2"), "{why}");
+            let handed_over = from(json!({"credential": "repository"}));
+            assert_eq!(handed_over.is_ok(), mode == 0o640, "what an access list allows shows as the group's");
         }
         put("\n", 0o400);
         assert!(from(json!({"file": file})).unwrap_err().ends_with("is empty"));

@@ -340,6 +340,11 @@ fn the_configuration_shows_no_secret() {
             );
         }
     }
+    let values = place.ok(&["--json", "config", "show"]);
+    let values = values.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let at = |key: &str| values.clone().find(|one| one["key"] == key).unwrap()["value"].clone();
+    assert_eq!(at("runbooks.RB-BACKUP-001.settings.repository"), "***");
+    assert_eq!(at("heal.flap_count"), 3);
     place.append("[catalog]\ndir = \"/nowhere/runbooks\"\n");
     let shown = place.ok(&["config", "show"]);
     assert!(!shown.contains("hunter2") && shown.contains("***"), "{shown}");

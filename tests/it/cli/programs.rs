@@ -139,6 +139,11 @@ fn input_without_an_end_is_one_error_at_once() {
             assert_eq!(stderr(&output).lines().count(), 1, "{args:?}: {}", stderr(&output));
         }
     }
+    for odd in [pipe.as_str(), "/dev/zero", &huge] {
+        let output = program(&["--config", odd, "config", "check"]);
+        assert_eq!((output.status.code(), stderr(&output).lines().count()), (Some(2), 1), "{odd}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("memory"), "{}", stderr(&output));
+    }
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 

@@ -91,11 +91,38 @@ fn colours_are_ours() {
 
 #[test]
 fn tables_end_where_the_terminal_ends() {
-    let run = |columns: &str| {
+    let place = with_file("heal", "good");
+    let why = "the new disk is ordered and comes in the next quarter, until then the old one is emptied by hand";
+    place.ok(&[
+        "exception",
+        "add",
+        "--runbook",
+        FILE,
+        "--reason",
+        why,
+        "--owner",
+        "lee",
+        "--approver",
+        "ortiz",
+        "--expires",
+        &(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48)).to_string(),
+    ]);
+    let config = place.dir.path().join("malachor.toml");
+    let run = |args: &[&str], columns: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_malachor"));
-        stdout(&command.args(["rule", "list"]).env("COLUMNS", columns).output().unwrap())
+        command.arg("--config").arg(&config).args(args).env_remove("COLUMNS");
+        stdout(&command.envs(columns.map(|columns| ("COLUMNS", columns))).output().unwrap())
     };
     let widest = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap();
-    assert!(widest(&run("100")) <= 100, "{}", run("100"));
-    assert!(widest(&run("2000")) > 100, "{}", run("2000"));
+    for args in [["check", "list"], ["rule", "list"], ["runbook", "list"], ["exception", "list"], ["evidence", "list"]]
+    {
+        for (columns, most) in [(None, 80), (Some("90"), 90)] {
+            let shown = run(&args, columns);
+            assert!(widest(&shown) <= most, "{args:?}: {shown}");
+        }
+    }
+    let wide = run(&["rule", "list"], Some("2000"));
+    assert!(widest(&wide) > 100, "{wide}");
+    let doctor = run(&["doctor"], None);
+    assert!(widest(&doctor) <= 80 || doctor.contains(place.dir.path().to_str().unwrap()), "{doctor}");
 }
