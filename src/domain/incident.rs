@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::finding::{Class, Reason};
+use super::finding::{Class, Finding, Reason};
 use super::id::{CheckId, PatternSignature, RecordId, Target};
 use super::plan::Plan;
 use super::runbook::Severity;
@@ -185,6 +185,35 @@ pub struct Incident {
 }
 
 impl Incident {
+    /// A drift just seen.
+    pub fn opened(
+        id: RecordId,
+        finding: &Finding,
+        signature: PatternSignature,
+        (severity, class): (Severity, Class),
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            check: finding.check.clone(),
+            target: finding.target.clone(),
+            signature,
+            severity,
+            state: IncidentState::Open,
+            class,
+            reasons: finding.reasons.clone(),
+            opened_at: now,
+            updated_at: now,
+            resolved_at: None,
+            attempts: 0,
+            attempts_of: None,
+            last_attempt_at: None,
+            held: false,
+            plan: None,
+            note: "just seen".to_owned(),
+        }
+    }
+
     /// Moves it on; an illegal event changes nothing.
     pub fn apply(
         &mut self,

@@ -10,7 +10,7 @@ use crate::domain::exception;
 use crate::domain::finding::{Class, Excepted, Finding, Verdict};
 use crate::domain::guard::Decision;
 use crate::domain::id::{RecordId, RecordKind, Target};
-use crate::domain::incident::{Incident, IncidentEvent, IncidentState};
+use crate::domain::incident::{Incident, IncidentEvent};
 use crate::domain::runbook::Runbook;
 use crate::domain::signature;
 use crate::phi::Scrubbed;
@@ -197,25 +197,8 @@ fn follow(
 
 fn open_new(finding: &Finding, runbook: &Runbook, id: RecordId, now: Timestamp) -> Option<Incident> {
     let class = class_of(finding);
-    let mut incident = Incident {
-        id,
-        check: finding.check.clone(),
-        target: finding.target.clone(),
-        signature: signature_of(finding, runbook)?,
-        severity: runbook.severity,
-        state: IncidentState::Open,
-        class,
-        reasons: finding.reasons.clone(),
-        opened_at: now,
-        updated_at: now,
-        resolved_at: None,
-        attempts: 0,
-        attempts_of: None,
-        last_attempt_at: None,
-        held: false,
-        plan: None,
-        note: "just seen".to_owned(),
-    };
+    let signature = signature_of(finding, runbook)?;
+    let mut incident = Incident::opened(id, finding, signature, (runbook.severity, class), now);
     if class == Class::NeverConfigured {
         incident.apply(IncidentEvent::Escalate, "never set up: a person has to configure it", now).ok()?;
     }

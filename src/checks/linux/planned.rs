@@ -8,7 +8,7 @@ use super::fixture::{Tree, now};
 use crate::catalog::Catalog;
 use crate::domain::finding::{Class, Finding, Observation};
 use crate::domain::id::{RecordId, RecordKind, Target};
-use crate::domain::incident::{Incident, IncidentState};
+use crate::domain::incident::Incident;
 use crate::domain::plan::{Origin, Plan, PlannedStep};
 use crate::domain::planning::{self, Basis, Choice};
 use crate::domain::rule::Question;
@@ -52,25 +52,8 @@ fn by_rule(finding: &Finding, settings: &Value) -> Result<Plan, Vec<String>> {
 }
 
 fn incident(finding: &Finding, severity: Severity) -> Incident {
-    Incident {
-        id: RecordId::new(RecordKind::Incident, [7; 8]),
-        check: finding.check.clone(),
-        target: finding.target.clone(),
-        signature: "0".repeat(32).parse().unwrap(),
-        severity,
-        state: IncidentState::Open,
-        class: Class::Drift,
-        reasons: finding.reasons.clone(),
-        opened_at: now(),
-        updated_at: now(),
-        resolved_at: None,
-        attempts: 0,
-        attempts_of: None,
-        last_attempt_at: None,
-        held: false,
-        plan: None,
-        note: String::new(),
-    }
+    let id = RecordId::new(RecordKind::Incident, [7; 8]);
+    Incident::opened(id, finding, "0".repeat(32).parse().unwrap(), (severity, Class::Drift), now())
 }
 
 /// Each step in one line.
