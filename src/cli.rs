@@ -7,6 +7,7 @@ mod config;
 mod decisions;
 mod dev;
 mod doctor;
+mod enroll;
 mod evidence;
 mod examples;
 mod exceptions;
@@ -18,7 +19,9 @@ mod keys;
 mod output;
 mod rule;
 mod runbook;
+mod server;
 mod session;
+mod tenants;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -111,6 +114,18 @@ enum Command {
     #[command(subcommand)]
     Config(config::Config),
     Doctor(doctor::Doctor),
+    Server(server::Server),
+    /// Sites of the fleet: add, list (on the server)
+    #[command(subcommand)]
+    Site(tenants::Site),
+    EnrollToken(tenants::EnrollToken),
+    Enroll(enroll::Enroll),
+    /// People who may act on the server: add, list, end
+    #[command(subcommand)]
+    User(tenants::User),
+    /// API tokens of people: add, list, revoke (on the server)
+    #[command(subcommand)]
+    Token(tenants::Token),
     /// Shell completions
     #[command(hide = true)]
     Completions(generate::Completions),
@@ -170,6 +185,7 @@ fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit,
     match cli.command {
         None => match session.role()? {
             Role::Agent => agent::Agent {}.run(&session),
+            Role::Server => server::Server { command: None }.run(&session),
         },
         Some(Command::Dev(command)) => command.run(&session),
         Some(Command::Agent(command)) => command.run(&session),
@@ -188,6 +204,12 @@ fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit,
         Some(Command::Keys(command)) => command.run(&session),
         Some(Command::Config(command)) => command.run(&session),
         Some(Command::Doctor(command)) => command.run(&session),
+        Some(Command::Server(command)) => command.run(&session),
+        Some(Command::Site(command)) => command.run(&session),
+        Some(Command::EnrollToken(command)) => command.run(&session),
+        Some(Command::Enroll(command)) => command.run(&session),
+        Some(Command::User(command)) => command.run(&session),
+        Some(Command::Token(command)) => command.run(&session),
         Some(Command::Completions(command)) => Ok(command.run(&session, &mut described())),
         Some(Command::Man(command)) => command.run(&session, described()),
     }

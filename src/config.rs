@@ -6,6 +6,7 @@
 mod bounded;
 mod load;
 mod secret;
+pub mod server;
 mod trusted;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ pub struct Config {
     pub heal: Heal,
     /// Content.
     pub catalog: CatalogConfig,
+    /// The server.
+    pub server: server::Server,
     /// Logs and metrics.
     pub telemetry: Telemetry,
     /// Per runbook: on or off, mode, interval, settings.
@@ -54,6 +57,8 @@ pub enum Role {
     /// Checks, heals and proves on this appliance.
     #[default]
     Agent,
+    /// Looks after a fleet of them.
+    Server,
 }
 
 /// The practice and this appliance; together they name the log for ever.
@@ -343,6 +348,9 @@ impl Config {
             return Err(
                 "telemetry.metrics: only a loopback address; put a proxy with authentication in front".to_owned()
             );
+        }
+        if self.server.names.is_empty() {
+            return Err("server.names: at least the one name appliances call this server by".to_owned());
         }
         if self.agent.jitter_percent > 50 {
             return Err("agent.jitter_percent: at most 50".to_owned());

@@ -34,6 +34,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod blob;
 pub mod catalog;
 pub mod checks;
 pub mod cli;
@@ -41,9 +42,15 @@ pub mod config;
 pub mod crypto;
 pub mod domain;
 pub mod evidence;
+pub mod fleet;
 pub mod heal;
 pub mod host;
+pub mod lock;
+pub mod net;
 pub mod phi;
+pub mod server;
 pub mod shown;
 pub mod store;
 pub mod telemetry;
+pub mod uplink;
+pub mod wire;

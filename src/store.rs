@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
+mod exchange;
 pub mod log;
 mod migrate;
 mod records;
 mod sqlite;
 
+pub use exchange::UsedOrder;
 pub use records::{Approval, Execution, KnownFinding, Mark, Setting};
 pub use sqlite::{DATABASE, Store, Tx};
 

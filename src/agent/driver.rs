@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -13,6 +14,7 @@ use crate::domain::incident::IncidentState;
 use crate::heal::{self, HealError, Reach};
 use crate::host::{FileLock, HostError};
 use crate::telemetry::metrics::METRICS;
+use crate::uplink;
 
 use super::core::{Core, Due};
 use super::http;
@@ -63,6 +65,8 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
     let interrupted = app.clone();
     tasks.spawn(async move { (None, heal::recover(&interrupted).await.map(drop)) });
     let checks = app.checks().map(|runbook| (runbook.id.clone(), app.every(runbook)));
+    let (stop, stopping) = watch::channel(false);
+    let conversation = tokio::spawn(uplink::run(app.clone(), stopping));
     let mut core = Core::new(checks, app.config().agent.heartbeat.0, app.config().agent.jitter_percent);
     let start = Instant::now();
     loop {
@@ -82,7 +86,13 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
     }
     notify(&[NotifyState::Stopping]);
     tracing::info!(running = tasks.len(), "stopping: what runs is brought to its end");
-    let finish = async { while tasks.join_next().await.is_some() {} };
+    stop.send(true).ok();
+    let finish = async {
+        while tasks.join_next().await.is_some() {}
+        if conversation.await.is_err() {
+            tracing::error!("speaking with the server ended in a defect");
+        }
+    };
     tokio::select! {
         () = finish => tracing::info!("stopped"),
         () = tokio::time::sleep(GRACE) => tracing::warn!("stopped with work unfinished; it is verified at the next start"),

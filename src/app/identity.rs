@@ -187,6 +187,16 @@ impl Identity {
         Ok((entry, head, self.recovery.clone()))
     }
 
+    /// Signs bytes with the entry key and with the head key: proof of possession at enrolment.
+    pub fn sign_both(&self, bytes: &[u8]) -> ([u8; 64], [u8; 64]) {
+        (self.entry.sign(bytes), self.head.sign(bytes))
+    }
+
+    /// Lends the entry key to whoever signs something of this appliance's that is no entry.
+    pub fn sign_with_entry<T>(&self, sign: impl FnOnce(&PrivateKey) -> T) -> T {
+        sign(&self.entry)
+    }
+
     /// The one that seals statements.
     pub fn log_writer(&self) -> Result<LogWriter, AppError> {
         let copy = |key: &PrivateKey| PrivateKey::from_pkcs8_pem(&key.to_pkcs8_pem());

@@ -260,6 +260,11 @@ impl VerifierKey {
         Self { name, kind: SignatureType::Ed25519, key }
     }
 
+    /// A key that cosigns checkpoints (C2SP `cosignature/v1`).
+    pub const fn cosigner(name: KeyName, key: PublicKey) -> Self {
+        Self { name, kind: SignatureType::CosignatureV1, key }
+    }
+
     /// The first four bytes of `SHA-256(name ‖ 0x0A ‖ type ‖ key)`.
     pub fn id(&self) -> KeyId {
         let [a, b, c, d, ..] = sha256(&[self.name.0.as_bytes(), b"\n", &self.body()].concat());

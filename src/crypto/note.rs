@@ -123,6 +123,15 @@ pub fn sign(text: &str, name: &KeyName, key: &PrivateKey) -> String {
     format!("{text}\n— {name} {}\n", base64(&blob))
 }
 
+/// A witness's line for a note: it has seen this text at this time, in whole seconds of the epoch (C2SP `cosignature/v1`).
+///
+/// Whoever calls it answers for what a cosignature says: that this head extends every head cosigned before it.
+pub fn cosignature(text: &str, seconds: u64, witness: &VerifierKey, key: &PrivateKey) -> String {
+    let message = format!("cosignature/v1\ntime {seconds}\n{text}");
+    let blob = [witness.id().0.as_slice(), &seconds.to_be_bytes(), &key.sign(message.as_bytes())].concat();
+    format!("— {} {}\n", witness.name, base64(&blob))
+}
+
 /// The head of a log: this many entries have this root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {

@@ -85,6 +85,26 @@ text_id!(
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 );
 text_id!(
+    /// A practice's id, the tenant: lower case, as in the log's name.
+    SiteId,
+    "a site id (lower case letters, digits, `-` and `.`, at most 63, no empty part)",
+    |text| is_slug(text, 63) && text.split('.').all(|part| !part.is_empty())
+);
+text_id!(
+    /// An appliance's id within its site.
+    ApplianceId,
+    "an appliance id (lower case letters, digits, `-` and `.`, at most 63, no empty part)",
+    |text| is_slug(text, 63) && text.split('.').all(|part| !part.is_empty())
+);
+text_id!(
+    /// An order, or the request that orders came from: `ORD-…`, `REQ-…`.
+    OrderId,
+    "an order id like ORD-5f0c81a2b3c4d5e6",
+    |text| (text.starts_with("ORD-") || text.starts_with("REQ-"))
+        && text.len() == 20
+        && text.bytes().skip(4).all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+);
+text_id!(
     /// The stable fingerprint of a drift: 32 hex digits.
     PatternSignature,
     "a pattern signature (32 hex digits)",
@@ -95,6 +115,18 @@ impl Target {
     /// The machine Malachor runs on.
     pub fn host() -> Self {
         Self("host".to_owned())
+    }
+}
+
+impl OrderId {
+    /// An order's id from 8 random bytes.
+    pub fn order(random: [u8; 8]) -> Self {
+        Self(format!("ORD-{:016x}", u64::from_be_bytes(random)))
+    }
+
+    /// A request's id from 8 random bytes.
+    pub fn request(random: [u8; 8]) -> Self {
+        Self(format!("REQ-{:016x}", u64::from_be_bytes(random)))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::domain::exception::Exception;
 use crate::domain::finding::{Verdict, fresh_verdict};
 use crate::domain::id::{CheckId, RecordId, Target};
 use crate::domain::mode::Mode;
+use crate::domain::order::Order;
 use crate::domain::runbook::Runbook;
 use crate::domain::time::signed;
 use crate::store::{Approval, StoreError};
@@ -266,6 +267,28 @@ fn stage(days_left: i64) -> Option<&'static str> {
         4..=14 => Some("14 days"),
         15.. => None,
     }
+}
+
+/// Writes what became of an order into the log; a refused one is evidence like any other.
+pub async fn order_entry(app: &App, order: Option<&Order>, outcome: &str, say: &str) -> Result<(), HealError> {
+    let (who, what) = match order {
+        Some(order) => (order.by.clone(), format!("order {} {outcome}", order.verb.word())),
+        None => ("unknown".to_owned(), format!("order {outcome}")),
+    };
+    let mut detail = Map::from_iter([("say".to_owned(), json!(say))]);
+    if let Some(order) = order {
+        detail.insert("order".to_owned(), json!(order.id.as_str()));
+        detail.insert("seq".to_owned(), json!(order.seq));
+        detail.insert("approvedBy".to_owned(), json!(order.approved_by));
+    }
+    let app_ = app.clone();
+    app.store
+        .write(move |tx| {
+            tx.append(&[app_.decision_entry(&what, &who, detail)], &app_.seal_context())?;
+            Ok(())
+        })
+        .await?;
+    Ok(())
 }
 
 fn named(who: &str) -> Result<String, HealError> {

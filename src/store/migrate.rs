@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_agent.sql"),
     include_str!("migrations/0003_baseline.sql"),
     include_str!("migrations/0004_outbox.sql"),
+    include_str!("migrations/0005_server.sql"),
 ];
 
 /// Applies what is missing, each migration in a transaction of its own.

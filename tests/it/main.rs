@@ -14,16 +14,26 @@ mod decided;
 #[cfg(test)]
 mod evidence;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod limiter;
+#[cfg(test)]
 mod meanwhile;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod place;
+#[cfg(test)]
+mod server;
 #[cfg(test)]
 mod skip;
 #[cfg(test)]
 mod vectors;
 #[cfg(test)]
 mod words;
+#[cfg(test)]
+mod worm;

@@ -1,0 +1,401 @@
+//! `site`, `enroll-token`, `user`, `token`: who belongs to the fleet, on the server itself. Each act is audited.
+
+use clap::{Args, Subcommand};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use crate::app::Clock;
+use crate::crypto::{hex, sha256};
+use crate::domain::id::{ApplianceId, SiteId};
+use crate::domain::role::{Role, Sites};
+use crate::fleet::people::{self, Person};
+use crate::fleet::sites::{self, PlanTier};
+use crate::fleet::{Fleet, FleetError, Kind};
+use crate::server::problem::Problem;
+use crate::server::state::{audited, open_fleet};
+use crate::server::{State, enrolment};
+
+use super::server::on_runtime;
+use super::session::Session;
+use super::{Exit, Failure};
+
+/// Longest life of an API token.
+const TOKEN_DAYS: u16 = 365;
+
+/// Sites.
+#[derive(Debug, Subcommand)]
+pub(super) enum Site {
+    /// Add a site
+    Add(AddSite),
+    /// List sites
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddSite {
+    /// Its id, for ever: lower case letters, digits, `-` and `.`
+    id: SiteId,
+    /// What people call it
+    #[arg(long)]
+    name: String,
+    /// essential, professional or enterprise
+    #[arg(long, default_value = "essential")]
+    tier: PlanTier,
+    /// Who does it [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+/// Make a one-time token with which an appliance enrols.
+///
+/// The token is shown once, holds for `server.token_life`, and names this server, the site and the appliance. Run
+/// `malachor enroll TOKEN` on the appliance.
+#[derive(Debug, Args)]
+pub(super) struct EnrollToken {
+    /// The site
+    #[arg(long)]
+    site: SiteId,
+    /// The appliance's id within it
+    #[arg(long)]
+    appliance: ApplianceId,
+    /// Let it take the place of one that is enrolled
+    #[arg(long)]
+    again: bool,
+    /// Who does it [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+/// People.
+#[derive(Debug, Subcommand)]
+pub(super) enum User {
+    /// Add a person
+    Add(AddUser),
+    /// List people
+    List,
+    /// End what a person may do, with all their tokens
+    End(Named),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddUser {
+    /// Short name, as it stands in the audit trail
+    id: String,
+    /// Full name
+    #[arg(long)]
+    name: String,
+    /// viewer, auditor, technician or admin
+    #[arg(long)]
+    role: Role,
+    /// A site they may act on; once each, or `*` for all
+    #[arg(long = "site", value_name = "ID", required = true)]
+    sites: Vec<String>,
+    /// Who does it [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// Its id
+    id: String,
+    /// Who does it [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+/// API tokens.
+#[derive(Debug, Subcommand)]
+pub(super) enum Token {
+    /// Make a token for a person's program; it is shown once
+    Add(AddToken),
+    /// List tokens
+    List,
+    /// End a token
+    Revoke(Named),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddToken {
+    /// Whose
+    #[arg(long)]
+    user: String,
+    /// What for
+    #[arg(long)]
+    name: String,
+    /// What it may do, if less than its person may
+    #[arg(long)]
+    role: Option<Role>,
+    /// For how many days
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=i64::from(TOKEN_DAYS)))]
+    days: u16,
+    /// Who does it [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+impl From<FleetError> for Failure {
+    fn from(error: FleetError) -> Self {
+        let exit = match error.kind() {
+            Kind::Transient | Kind::Broken => Exit::Unavailable,
+            Kind::NotThere | Kind::Conflict | Kind::Refused => Exit::Usage,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let exit = if problem.status.is_server_error() { Exit::Unavailable } else { Exit::Usage };
+        Self::new(exit, problem.detail)
+    }
+}
+
+/// The store, the time, and who acts as `operator:NAME`.
+async fn open(session: &Session<'_>, by: Option<&str>) -> Result<(Fleet, Timestamp, String), Failure> {
+    let loaded = session.loaded()?;
+    let fleet = open_fleet(&loaded.config.server).await?;
+    Ok((fleet, Clock::system().now(), format!("operator:{}", session.who(by)?)))
+}
+
+impl Site {
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        on_runtime(async {
+            match self {
+                Self::Add(add) => {
+                    let (fleet, now, who) = open(session, add.by.as_deref()).await?;
+                    let site = sites::Site { id: add.id, name: add.name, tier: add.tier, created_at: now };
+                    enrolment::add_site(&fleet, &site, &who).await?;
+                    session.out.line(format!("{} ({}), {}", site.id, site.name, site.tier.word()));
+                }
+                Self::List => {
+                    let (fleet, ..) = open(session, Some("list")).await?;
+                    let all = fleet.read(|sql| Box::pin(sites::sites(sql))).await?;
+                    let mut rows = vec![["SITE", "NAME", "TIER", "SINCE"].map(str::to_owned).to_vec()];
+                    for site in &all {
+                        if session.out.is_json() {
+                            session.out.json(&json!({"schema": "malachor.site/1", "site": site}));
+                        }
+                        let cells = [
+                            site.id.to_string(),
+                            site.name.clone(),
+                            site.tier.word().to_owned(),
+                            site.created_at.to_string(),
+                        ];
+                        rows.push(cells.to_vec());
+                    }
+                    if !session.out.is_json() {
+                        session.out.table(&rows);
+                    }
+                }
+            }
+            Ok(Exit::Ok)
+        })
+    }
+}
+
+impl EnrollToken {
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        on_runtime(async {
+            let who = format!("operator:{}", session.who(self.by.as_deref())?);
+            let state = State::open(&session.loaded()?, Clock::system()).await?;
+            let made = enrolment::token(&state, (self.site, self.appliance), self.again, &who).await?;
+            if session.out.is_json() {
+                let expires_at = made.expires_at.to_string();
+                session
+                    .out
+                    .json(&json!({"schema": "malachor.enroll_token/1", "token": made.text, "expires_at": expires_at}));
+            } else {
+                session.out.line(&made.text);
+                session.out.note(format!(
+                    "holds once, until {}; run `malachor enroll TOKEN` on the appliance",
+                    made.expires_at
+                ));
+            }
+            Ok(Exit::Ok)
+        })
+    }
+}
+
+impl User {
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        on_runtime(async {
+            match self {
+                Self::Add(add) => {
+                    let (fleet, now, who) = open(session, add.by.as_deref()).await?;
+                    let text =
+                        if add.sites.iter().any(|site| site == "*") { "*".to_owned() } else { add.sites.join(",") };
+                    let sites = Sites::read(&text)
+                        .ok_or_else(|| Failure::new(Exit::Usage, format!("`{text}` names no sites")))?;
+                    let person = Person {
+                        id: add.id,
+                        name: add.name,
+                        role: add.role,
+                        sites,
+                        created_by: who,
+                        created_at: now,
+                        ended_at: None,
+                    };
+                    let added = person.clone();
+                    fleet
+                        .write(move |sql| {
+                            let person = person.clone();
+                            Box::pin(async move {
+                                if let Sites::Some(named) = &person.sites {
+                                    for id in named {
+                                        sites::site(sql, id).await?;
+                                    }
+                                }
+                                people::add_person(sql, &person).await?;
+                                let detail = json!({"role": person.role.word(), "sites": person.sites.stored()});
+                                audited(sql, ("", now), (&person.created_by, "person.add", &person.id), detail).await
+                            })
+                        })
+                        .await?;
+                    session.out.line(format!("{} is {} on {}", added.id, added.role, added.sites.stored()));
+                }
+                Self::List => {
+                    let (fleet, ..) = open(session, Some("list")).await?;
+                    let all = fleet.read(|sql| Box::pin(people::people(sql))).await?;
+                    let mut rows =
+                        vec![["USER", "NAME", "ROLE", "SITES", "SINCE", "ENDED"].map(str::to_owned).to_vec()];
+                    for person in &all {
+                        let (sites, ended) = (person.sites.stored(), person.ended_at.map(|at| at.to_string()));
+                        if session.out.is_json() {
+                            session.out.json(&json!({"schema": "malachor.user/1", "id": person.id, "name": person.name, "role": person.role, "sites": sites, "ended_at": ended}));
+                        }
+                        let cells = [
+                            person.id.clone(),
+                            person.name.clone(),
+                            person.role.to_string(),
+                            sites,
+                            person.created_at.to_string(),
+                            ended.unwrap_or_default(),
+                        ];
+                        rows.push(cells.to_vec());
+                    }
+                    if !session.out.is_json() {
+                        session.out.table(&rows);
+                    }
+                }
+                Self::End(named) => {
+                    let (fleet, now, who) = open(session, named.by.as_deref()).await?;
+                    let id = named.id.clone();
+                    fleet
+                        .write(move |sql| {
+                            let (id, who) = (id.clone(), who.clone());
+                            Box::pin(async move {
+                                people::end_person(sql, &id, now).await?;
+                                audited(sql, ("", now), (&who, "person.end", &id), json!({})).await
+                            })
+                        })
+                        .await?;
+                    session.out.line(format!("{} may do nothing any more", named.id));
+                }
+            }
+            Ok(Exit::Ok)
+        })
+    }
+}
+
+impl Token {
+    pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        on_runtime(async {
+            match self {
+                Self::Add(add) => {
+                    let (fleet, now, who) = open(session, add.by.as_deref()).await?;
+                    let secret = secret()?;
+                    let (id, days) = (
+                        format!("TOK-{}", hex(&sha256(secret.as_bytes())).get(..12).unwrap_or_default()),
+                        i64::from(add.days),
+                    );
+                    let expires_at = now.checked_add(SignedDuration::from_hours(24 * days)).unwrap_or(now);
+                    let (hash, kept_id) = (sha256(secret.as_bytes()), id.clone());
+                    fleet
+                        .write(move |sql| {
+                            let (id, who, user, name) =
+                                (kept_id.clone(), who.clone(), add.user.clone(), add.name.clone());
+                            Box::pin(async move {
+                                let person = people::person(sql, &user).await?;
+                                let token = people::Token {
+                                    hash,
+                                    id: id.clone(),
+                                    person: person.id,
+                                    name,
+                                    role: add.role.unwrap_or(person.role).min(person.role),
+                                    sites: person.sites,
+                                    created_by: who.clone(),
+                                    created_at: now,
+                                    expires_at,
+                                };
+                                people::add_token(sql, &token).await?;
+                                let detail =
+                                    json!({"user": user, "role": token.role.word(), "expires": expires_at.to_string()});
+                                audited(sql, ("", now), (&who, "token.add", &id), detail).await
+                            })
+                        })
+                        .await?;
+                    if session.out.is_json() {
+                        session.out.json(&json!({"schema": "malachor.token/1", "id": id, "token": secret, "expires_at": expires_at.to_string()}));
+                    } else {
+                        session.out.line(&secret);
+                        session.out.note(format!("{id} holds until {expires_at}; it is not shown again"));
+                    }
+                }
+                Self::List => {
+                    let (fleet, ..) = open(session, Some("list")).await?;
+                    let all = fleet.read(|sql| Box::pin(people::tokens(sql))).await?;
+                    let mut rows = vec![
+                        ["TOKEN", "USER", "NAME", "ROLE", "SITES", "EXPIRES", "USED", "REVOKED"]
+                            .map(str::to_owned)
+                            .to_vec(),
+                    ];
+                    for token in &all {
+                        if session.out.is_json() {
+                            session.out.json(&json!({"schema": "malachor.token/1", "token": token}));
+                        }
+                        let time = |time: Option<Timestamp>| time.map(|at| at.to_string()).unwrap_or_default();
+                        let cells = [
+                            token.id.clone(),
+                            token.person.clone(),
+                            token.name.clone(),
+                            token.role.clone(),
+                            token.sites.clone(),
+                            token.expires_at.to_string(),
+                            time(token.used_at),
+                            time(token.revoked_at),
+                        ];
+                        rows.push(cells.to_vec());
+                    }
+                    if !session.out.is_json() {
+                        session.out.table(&rows);
+                    }
+                }
+                Self::Revoke(named) => {
+                    let (fleet, now, who) = open(session, named.by.as_deref()).await?;
+                    let id = named.id.clone();
+                    fleet
+                        .write(move |sql| {
+                            let (id, who) = (id.clone(), who.clone());
+                            Box::pin(async move {
+                                people::revoke_token(sql, &id, now).await?;
+                                audited(sql, ("", now), (&who, "token.revoke", &id), json!({})).await
+                            })
+                        })
+                        .await?;
+                    session.out.line(format!("{} does not hold any more", named.id));
+                }
+            }
+            Ok(Exit::Ok)
+        })
+    }
+}
+
+/// An API token nobody can guess.
+fn secret() -> Result<String, Failure> {
+    use ring::rand::{SecureRandom, SystemRandom};
+    let mut random = [0_u8; 32];
+    let none = |_| Failure::new(Exit::Unavailable, "the system gave no randomness");
+    SystemRandom::new().fill(&mut random).map_err(none)?;
+    Ok(format!("mlc_{}", hex(&random)))
+}

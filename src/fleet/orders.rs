@@ -1,0 +1,267 @@
+//! Requests people make, the orders that come from them, and what became of each.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{FleetError, Row, Sql};
+use crate::domain::id::{ApplianceId, OrderId, SiteId};
+use crate::domain::order::OrderState;
+
+/// What somebody asked for; one order for each appliance it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Request {
+    /// Its id.
+    pub id: OrderId,
+    /// The verb, as the JSON that stands in each order.
+    pub verb: String,
+    /// Which appliances, as `site/appliance` with commas between them: settled when it was asked.
+    pub target: String,
+    /// Why.
+    pub reason: String,
+    /// Who asked.
+    pub asked_by: String,
+    /// When.
+    pub asked_at: Timestamp,
+    /// For how long its orders hold, in seconds.
+    pub life_s: i64,
+    /// waiting, issued or rejected.
+    pub state: String,
+    /// Who decided, where a second person had to.
+    pub decided_by: Option<String>,
+    /// When.
+    pub decided_at: Option<Timestamp>,
+}
+
+/// One order to one appliance, as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoredOrder {
+    /// The site.
+    pub site: SiteId,
+    /// The appliance.
+    pub appliance: ApplianceId,
+    /// Its place in the appliance's sequence.
+    pub seq: u64,
+    /// Its id.
+    pub id: OrderId,
+    /// The request it came from.
+    pub request: OrderId,
+    /// The signed bytes.
+    #[serde(skip)]
+    pub envelope: Vec<u8>,
+    /// Until when it holds.
+    pub expires_at: Timestamp,
+    /// Where it stands.
+    pub state: OrderState,
+    /// When it was signed.
+    pub queued_at: Timestamp,
+    /// When it last moved.
+    pub changed_at: Timestamp,
+    /// What the appliance said last.
+    pub say: String,
+    /// The appliance's signed report.
+    #[serde(skip)]
+    pub report: Option<Vec<u8>>,
+}
+
+const REQUEST: &str = "id, verb, target, reason, asked_by, asked_at, life_s, state, decided_by, decided_at";
+
+/// Writes a request.
+pub async fn add_request(sql: &Sql, request: &Request) -> Result<(), FleetError> {
+    let insert =
+        "INSERT INTO request (id, verb, target, reason, asked_by, asked_at, life_s, state, decided_by, decided_at)
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    let params = [
+        request.id.as_str().into(),
+        (&request.verb).into(),
+        (&request.target).into(),
+        (&request.reason).into(),
+        (&request.asked_by).into(),
+        request.asked_at.into(),
+        request.life_s.into(),
+        (&request.state).into(),
+        request.decided_by.clone().into(),
+        request.decided_at.into(),
+    ];
+    sql.run(insert, &params).await.map(drop)
+}
+
+/// Decides a request that waits; one that does not wait any more is refused.
+pub async fn decide_request(sql: &Sql, id: &OrderId, state: &str, who: &str, now: Timestamp) -> Result<(), FleetError> {
+    let update = "UPDATE request SET state = $1, decided_by = $2, decided_at = $3 WHERE id = $4 AND state = 'waiting'";
+    let missing = format!("request {id} is not waiting for a yes");
+    sql.run_one(update, &[state.into(), who.into(), now.into(), id.as_str().into()], &missing).await
+}
+
+/// One request.
+pub async fn request(sql: &Sql, id: &OrderId) -> Result<Request, FleetError> {
+    let row = sql.row(&format!("SELECT {REQUEST} FROM request WHERE id = $1"), &[id.as_str().into()]).await?;
+    row.map_or_else(|| Err(FleetError::NotThere(format!("there is no request {id}"))), |row| request_of(&row))
+}
+
+/// Requests, newest first.
+pub async fn requests(sql: &Sql, limit: i64) -> Result<Vec<Request>, FleetError> {
+    let select = format!("SELECT {REQUEST} FROM request ORDER BY asked_at DESC, id LIMIT $1");
+    sql.rows(&select, &[limit.into()]).await?.iter().map(request_of).collect()
+}
+
+fn request_of(row: &Row) -> Result<Request, FleetError> {
+    Ok(Request {
+        id: row.parse(0)?,
+        verb: row.text(1)?,
+        target: row.text(2)?,
+        reason: row.text(3)?,
+        asked_by: row.text(4)?,
+        asked_at: row.time(5)?,
+        life_s: row.int(6)?,
+        state: row.text(7)?,
+        decided_by: row.maybe_text(8)?,
+        decided_at: row.maybe_time(9)?,
+    })
+}
+
+/// Takes the next place in an appliance's sequence.
+pub async fn next_seq(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<u64, FleetError> {
+    let update = "UPDATE appliance SET next_order_seq = next_order_seq + 1 WHERE site_id = $1 AND id = $2
+                  RETURNING next_order_seq - 1";
+    let row = sql.row(update, &[site.as_str().into(), id.as_str().into()]).await?;
+    row.ok_or_else(|| FleetError::NotThere(format!("no appliance is called `{site}/{id}`")))?.count(0)
+}
+
+/// Writes an order.
+pub async fn add_order(sql: &Sql, order: &StoredOrder) -> Result<(), FleetError> {
+    let insert = "INSERT INTO appliance_order (site_id, appliance_id, seq, id, request_id, envelope, expires_at, state, queued_at, changed_at, say)
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    let params = [
+        order.site.as_str().into(),
+        order.appliance.as_str().into(),
+        order.seq.into(),
+        order.id.as_str().into(),
+        order.request.as_str().into(),
+        order.envelope.clone().into(),
+        order.expires_at.into(),
+        order.state.word().into(),
+        order.queued_at.into(),
+        order.changed_at.into(),
+        (&order.say).into(),
+    ];
+    sql.run(insert, &params).await.map(drop)
+}
+
+const ORDER: &str =
+    "site_id, appliance_id, seq, id, request_id, envelope, expires_at, state, queued_at, changed_at, say, report";
+
+/// Orders an appliance has not acknowledged yet, in their order. What it fetched and lost is handed out again.
+pub async fn waiting(
+    sql: &Sql,
+    site: &SiteId,
+    id: &ApplianceId,
+    now: Timestamp,
+) -> Result<Vec<StoredOrder>, FleetError> {
+    let select = format!(
+        "SELECT {ORDER} FROM appliance_order WHERE site_id = $1 AND appliance_id = $2 AND state IN ('queued', 'delivered')
+         AND expires_at > $3 ORDER BY seq LIMIT 100"
+    );
+    let rows = sql.rows(&select, &[site.as_str().into(), id.as_str().into(), now.into()]).await?;
+    rows.iter().map(order_of).collect()
+}
+
+/// Marks orders as handed out.
+pub async fn delivered(
+    sql: &Sql,
+    site: &SiteId,
+    id: &ApplianceId,
+    up_to: u64,
+    now: Timestamp,
+) -> Result<(), FleetError> {
+    let update = "UPDATE appliance_order SET state = 'delivered', changed_at = $1
+                  WHERE site_id = $2 AND appliance_id = $3 AND seq <= $4 AND state = 'queued'";
+    sql.run(update, &[now.into(), site.as_str().into(), id.as_str().into(), up_to.into()]).await.map(drop)
+}
+
+/// One order of a site's appliance.
+pub async fn order(sql: &Sql, site: &SiteId, id: &OrderId) -> Result<StoredOrder, FleetError> {
+    let select = format!("SELECT {ORDER} FROM appliance_order WHERE id = $1 AND site_id = $2 FOR UPDATE");
+    let row = sql.row(&select, &[id.as_str().into(), site.as_str().into()]).await?;
+    row.map_or_else(|| Err(FleetError::NotThere(format!("there is no order {id}"))), |row| order_of(&row))
+}
+
+/// The orders of a request, by site and appliance.
+pub async fn orders_of(sql: &Sql, request: &OrderId) -> Result<Vec<StoredOrder>, FleetError> {
+    let select = format!("SELECT {ORDER} FROM appliance_order WHERE request_id = $1 ORDER BY site_id, appliance_id");
+    sql.rows(&select, &[request.as_str().into()]).await?.iter().map(order_of).collect()
+}
+
+/// Moves an order on.
+pub async fn put_order_state(
+    sql: &Sql,
+    order: &StoredOrder,
+    state: OrderState,
+    (say, report): (&str, Option<Vec<u8>>),
+    now: Timestamp,
+) -> Result<(), FleetError> {
+    let update = "UPDATE appliance_order SET state = $1, say = $2, report = coalesce($3, report), changed_at = $4
+                  WHERE site_id = $5 AND appliance_id = $6 AND seq = $7";
+    let params = [
+        state.word().into(),
+        say.into(),
+        report.into(),
+        now.into(),
+        order.site.as_str().into(),
+        order.appliance.as_str().into(),
+        order.seq.into(),
+    ];
+    sql.run_one(update, &params, "the order is gone").await
+}
+
+/// Ends orders nobody began in time; says how many.
+pub async fn expire(sql: &Sql, now: Timestamp) -> Result<u64, FleetError> {
+    let update = "UPDATE appliance_order SET state = 'expired', say = 'nobody began in time', changed_at = $1
+                  WHERE state IN ('queued', 'delivered') AND expires_at <= $1";
+    sql.run(update, &[now.into()]).await
+}
+
+fn order_of(row: &Row) -> Result<StoredOrder, FleetError> {
+    let state = row.text(7)?;
+    Ok(StoredOrder {
+        site: row.parse(0)?,
+        appliance: row.parse(1)?,
+        seq: row.count(2)?,
+        id: row.parse(3)?,
+        request: row.parse(4)?,
+        envelope: row.bytes(5)?,
+        expires_at: row.time(6)?,
+        state: OrderState::read(&state).ok_or_else(|| FleetError::Corrupt(format!("order state `{state}`")))?,
+        queued_at: row.time(8)?,
+        changed_at: row.time(9)?,
+        say: row.text(10)?,
+        report: row.maybe_bytes(11)?,
+    })
+}
+
+/// When the newest order was queued, in milliseconds of the epoch; 0 where there is none.
+pub async fn last_queued(sql: &Sql) -> Result<i64, FleetError> {
+    let row = sql.row("SELECT coalesce(max(queued_at), 0) FROM appliance_order", &[]).await?;
+    row.map_or(Ok(0), |row| row.int(0))
+}
+
+/// Whether an appliance is listened to, and the last place given out in its sequence.
+pub async fn standing(
+    sql: &Sql,
+    site: &SiteId,
+    id: &ApplianceId,
+) -> Result<(super::sites::ApplianceState, u64), FleetError> {
+    let select = "SELECT state, next_order_seq - 1 FROM appliance WHERE site_id = $1 AND id = $2";
+    let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?;
+    let row = row.ok_or_else(|| FleetError::NotThere("the appliance is not enrolled".to_owned()))?;
+    let state = row.text(0)?;
+    let read = super::sites::ApplianceState::read(&state);
+    Ok((read.ok_or_else(|| FleetError::Corrupt(format!("appliance state `{state}`")))?, row.count(1)?))
+}
+
+/// The last order an appliance said that it has; 0 before the first.
+pub async fn last_acknowledged(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<u64, FleetError> {
+    let select = "SELECT coalesce(max(seq), 0) FROM appliance_order WHERE site_id = $1 AND appliance_id = $2
+                  AND state NOT IN ('queued', 'delivered', 'expired')";
+    let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?;
+    row.map_or(Ok(0), |row| row.count(0))
+}

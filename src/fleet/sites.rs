@@ -1,0 +1,393 @@
+//! Sites, appliances and how they become known: tokens, certificates, check-ins.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{FleetError, Row, Sql};
+use crate::domain::id::{ApplianceId, SiteId};
+
+/// What a practice pays for; it decides how long detail is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanTier {
+    /// The smallest.
+    Essential,
+    /// The usual.
+    Professional,
+    /// The largest.
+    Enterprise,
+}
+
+impl PlanTier {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Essential, Self::Professional, Self::Enterprise];
+
+    /// The stored and printed word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Essential => "essential",
+            Self::Professional => "professional",
+            Self::Enterprise => "enterprise",
+        }
+    }
+}
+
+impl std::str::FromStr for PlanTier {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|tier| tier.word() == word);
+        found.ok_or_else(|| format!("`{word}` is no tier; there are essential, professional and enterprise"))
+    }
+}
+
+/// A practice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Site {
+    /// Its id, the tenant.
+    pub id: SiteId,
+    /// What people call it.
+    pub name: String,
+    /// What it pays for.
+    pub tier: PlanTier,
+    /// Since when.
+    pub created_at: Timestamp,
+}
+
+/// Whether an appliance is listened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApplianceState {
+    /// Yes.
+    Active,
+    /// It came back with an older state than it had: its evidence is taken, and it gets no orders until a person looks.
+    RolledBack,
+    /// No more.
+    Revoked,
+}
+
+impl ApplianceState {
+    /// The stored and printed word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::RolledBack => "rolled_back",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    pub(super) fn read(word: &str) -> Option<Self> {
+        [Self::Active, Self::RolledBack, Self::Revoked].into_iter().find(|state| state.word() == word)
+    }
+}
+
+/// The keys an appliance showed when it was enrolled, as C2SP verifier keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceKeys {
+    /// Signs entries.
+    pub entry: String,
+    /// Signs heads.
+    pub head: String,
+    /// The offline recovery key.
+    pub recovery: Option<String>,
+}
+
+/// An enrolled agent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Appliance {
+    /// Its site.
+    pub site: SiteId,
+    /// Its id within the site.
+    pub id: ApplianceId,
+    /// Name of its log.
+    pub origin: String,
+    /// Whether it is listened to.
+    pub state: ApplianceState,
+    /// Its evidence keys.
+    pub keys: EvidenceKeys,
+    /// When it was enrolled, last.
+    pub enrolled_at: Timestamp,
+    /// What it said last; `None` before its first check-in.
+    pub last: Option<LastSeen>,
+}
+
+/// What an appliance says of itself when it checks in.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LastSeen {
+    /// When, by the server's clock.
+    pub at: Timestamp,
+    /// Version of its program.
+    pub version: String,
+    /// Id of the order key it verifies with.
+    pub order_key_seen: Option<String>,
+    /// The last order it used.
+    pub order_seq: u64,
+    /// How far its clock is ahead of the server's, in milliseconds.
+    pub clock_offset_ms: i64,
+    /// Entries it has not handed over yet.
+    pub outbox_depth: u64,
+    /// Entries of its log.
+    pub log_size: u64,
+    /// Its posture, as JSON.
+    pub posture: Option<String>,
+    /// Its inventory, as JSON; sent when it changed.
+    pub inventory: Option<String>,
+}
+
+/// Adds a site.
+pub async fn add_site(sql: &Sql, site: &Site) -> Result<(), FleetError> {
+    let insert = "INSERT INTO site (id, name, tier, created_at) VALUES ($1, $2, $3, $4)";
+    let params = [site.id.as_str().into(), (&site.name).into(), site.tier.word().into(), site.created_at.into()];
+    match sql.run(insert, &params).await {
+        Err(FleetError::Exists(_)) => Err(FleetError::Exists(format!("there is a site `{}` already", site.id))),
+        result => result.map(drop),
+    }
+}
+
+/// All sites, by id.
+pub async fn sites(sql: &Sql) -> Result<Vec<Site>, FleetError> {
+    let rows = sql.rows("SELECT id, name, tier, created_at FROM site ORDER BY id", &[]).await?;
+    rows.iter().map(site_of).collect()
+}
+
+/// One site.
+pub async fn site(sql: &Sql, id: &SiteId) -> Result<Site, FleetError> {
+    let row = sql.row("SELECT id, name, tier, created_at FROM site WHERE id = $1", &[id.as_str().into()]).await?;
+    row.map_or_else(|| Err(FleetError::NotThere(format!("no site is called `{id}`"))), |row| site_of(&row))
+}
+
+fn site_of(row: &Row) -> Result<Site, FleetError> {
+    Ok(Site { id: row.parse(0)?, name: row.text(1)?, tier: row.parse(2)?, created_at: row.time(3)? })
+}
+
+/// A one-time right to enrol one appliance. Only its hash is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnrolToken {
+    /// SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// The site.
+    pub site: SiteId,
+    /// The appliance it makes known.
+    pub appliance: ApplianceId,
+    /// Whether it may take the place of one that is enrolled.
+    pub again: bool,
+    /// Who made it.
+    pub created_by: String,
+    /// When.
+    pub created_at: Timestamp,
+    /// Until when it holds.
+    pub expires_at: Timestamp,
+}
+
+/// Adds a token.
+pub async fn add_token(sql: &Sql, token: &EnrolToken) -> Result<(), FleetError> {
+    site(sql, &token.site).await?;
+    let known = appliance(sql, &token.site, &token.appliance).await?.is_some();
+    if known && !token.again {
+        let name = format!("{}/{}", token.site, token.appliance);
+        return Err(FleetError::Exists(format!("{name} is enrolled already; `--again` lets a new one take its place")));
+    }
+    let insert = "INSERT INTO enrol_token (hash, site_id, appliance_id, again, created_by, created_at, expires_at)
+                  VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    let params = [
+        (&token.hash).into(),
+        token.site.as_str().into(),
+        token.appliance.as_str().into(),
+        token.again.into(),
+        (&token.created_by).into(),
+        token.created_at.into(),
+        token.expires_at.into(),
+    ];
+    sql.run(insert, &params).await.map(drop)
+}
+
+/// Uses a token up: once, and only in its time. Whoever comes second finds it used.
+pub async fn use_token(sql: &Sql, hash: &[u8; 32], now: Timestamp) -> Result<EnrolToken, FleetError> {
+    let refused = || FleetError::Refused("the enrolment token is not known, used already, or too old".to_owned());
+    let update = "UPDATE enrol_token SET used_at = $1 WHERE hash = $2 AND used_at IS NULL AND expires_at > $1";
+    if sql.run(update, &[now.into(), hash.into()]).await? == 0 {
+        return Err(refused());
+    }
+    let select =
+        "SELECT site_id, appliance_id, again, created_by, created_at, expires_at FROM enrol_token WHERE hash = $1";
+    let row = sql.row(select, &[hash.into()]).await?.ok_or_else(refused)?;
+    Ok(EnrolToken {
+        hash: *hash,
+        site: row.parse(0)?,
+        appliance: row.parse(1)?,
+        again: row.flag(2)?,
+        created_by: row.text(3)?,
+        created_at: row.time(4)?,
+        expires_at: row.time(5)?,
+    })
+}
+
+/// A client certificate that was issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its serial number in hexadecimal.
+    pub serial: String,
+    /// From when it holds.
+    pub not_before: Timestamp,
+    /// Until when.
+    pub not_after: Timestamp,
+}
+
+/// Makes an appliance known with its keys, its log's name and its certificate.
+///
+/// The same appliance again gets a new certificate and the old ones are revoked; its log goes on only under the keys it
+/// has, so other keys are refused: a new appliance gets a new name.
+pub async fn enrol(
+    sql: &Sql,
+    token: &EnrolToken,
+    (origin, keys): (&str, &EvidenceKeys),
+    certificate: &Certificate,
+    now: Timestamp,
+) -> Result<(), FleetError> {
+    let (site, id) = (&token.site, &token.appliance);
+    match appliance(sql, site, id).await? {
+        None => {
+            let insert = "INSERT INTO appliance (site_id, id, origin, state, entry_key, head_key, recovery_key, enrolled_at, next_order_seq)
+                          VALUES ($1, $2, $3, 'active', $4, $5, $6, $7, 1)";
+            let params = [
+                site.as_str().into(),
+                id.as_str().into(),
+                origin.into(),
+                (&keys.entry).into(),
+                (&keys.head).into(),
+                keys.recovery.clone().into(),
+                now.into(),
+            ];
+            sql.run(insert, &params).await?;
+        }
+        Some(known) => {
+            if !token.again {
+                return Err(FleetError::Refused(format!("{site}/{id} is enrolled already")));
+            }
+            if known.keys != *keys || known.origin != origin {
+                let why = "comes with other evidence keys than its log was begun with; enrol it under another name";
+                return Err(FleetError::Refused(format!("{site}/{id} {why}")));
+            }
+            revoke_certificates(sql, site, id, now).await?;
+            let update = "UPDATE appliance SET state = 'active', enrolled_at = $1 WHERE site_id = $2 AND id = $3";
+            sql.run_one(update, &[now.into(), site.as_str().into(), id.as_str().into()], "the appliance is gone")
+                .await?;
+        }
+    }
+    add_certificate(sql, site, id, certificate, now).await
+}
+
+/// Writes down a certificate that was issued.
+pub async fn add_certificate(
+    sql: &Sql,
+    site: &SiteId,
+    id: &ApplianceId,
+    certificate: &Certificate,
+    now: Timestamp,
+) -> Result<(), FleetError> {
+    let insert = "INSERT INTO certificate (site_id, appliance_id, serial, not_before, not_after, issued_at)
+                  VALUES ($1, $2, $3, $4, $5, $6)";
+    let params = [
+        site.as_str().into(),
+        id.as_str().into(),
+        (&certificate.serial).into(),
+        certificate.not_before.into(),
+        certificate.not_after.into(),
+        now.into(),
+    ];
+    sql.run(insert, &params).await.map(drop)
+}
+
+async fn revoke_certificates(sql: &Sql, site: &SiteId, id: &ApplianceId, now: Timestamp) -> Result<(), FleetError> {
+    let update =
+        "UPDATE certificate SET revoked_at = $1 WHERE site_id = $2 AND appliance_id = $3 AND revoked_at IS NULL";
+    sql.run(update, &[now.into(), site.as_str().into(), id.as_str().into()]).await.map(drop)
+}
+
+/// Ends an appliance's right to speak.
+pub async fn revoke(sql: &Sql, site: &SiteId, id: &ApplianceId, now: Timestamp) -> Result<(), FleetError> {
+    let update = "UPDATE appliance SET state = 'revoked' WHERE site_id = $1 AND id = $2";
+    let missing = format!("no appliance is called `{site}/{id}`");
+    sql.run_one(update, &[site.as_str().into(), id.as_str().into()], &missing).await?;
+    revoke_certificates(sql, site, id, now).await
+}
+
+/// Serials of certificates that are revoked and would still hold.
+pub async fn revoked(sql: &Sql, now: Timestamp) -> Result<Vec<String>, FleetError> {
+    let select = "SELECT serial FROM certificate WHERE revoked_at IS NOT NULL AND not_after > $1 ORDER BY serial";
+    sql.rows(select, &[now.into()]).await?.iter().map(|row| row.text(0)).collect()
+}
+
+const APPLIANCE: &str =
+    "site_id, id, origin, state, entry_key, head_key, recovery_key, enrolled_at, last_seen_at, version,
+    order_key_seen, order_seq_seen, clock_offset_ms, outbox_depth, log_size, posture, inventory";
+
+/// One appliance.
+pub async fn appliance(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<Option<Appliance>, FleetError> {
+    let select = format!("SELECT {APPLIANCE} FROM appliance WHERE site_id = $1 AND id = $2");
+    let row = sql.row(&select, &[site.as_str().into(), id.as_str().into()]).await?;
+    row.map(|row| appliance_of(&row)).transpose()
+}
+
+/// The appliances of a site, of all where it is `None`, by site and id.
+pub async fn appliances(sql: &Sql, site: Option<&SiteId>) -> Result<Vec<Appliance>, FleetError> {
+    let select = format!("SELECT {APPLIANCE} FROM appliance WHERE ($1 = '*' OR site_id = $1) ORDER BY site_id, id");
+    let rows = sql.rows(&select, &[site.map_or("*", SiteId::as_str).into()]).await?;
+    rows.iter().map(appliance_of).collect()
+}
+
+fn appliance_of(row: &Row) -> Result<Appliance, FleetError> {
+    let state = row.text(3)?;
+    let last = match row.maybe_time(8)? {
+        None => None,
+        Some(at) => Some(LastSeen {
+            at,
+            version: row.maybe_text(9)?.unwrap_or_default(),
+            order_key_seen: row.maybe_text(10)?,
+            order_seq: row.count(11)?,
+            clock_offset_ms: row.int(12)?,
+            outbox_depth: row.count(13)?,
+            log_size: row.count(14)?,
+            posture: row.maybe_text(15)?,
+            inventory: row.maybe_text(16)?,
+        }),
+    };
+    Ok(Appliance {
+        site: row.parse(0)?,
+        id: row.parse(1)?,
+        origin: row.text(2)?,
+        state: ApplianceState::read(&state).ok_or_else(|| FleetError::Corrupt(format!("appliance state `{state}`")))?,
+        keys: EvidenceKeys { entry: row.text(4)?, head: row.text(5)?, recovery: row.maybe_text(6)? },
+        enrolled_at: row.time(7)?,
+        last,
+    })
+}
+
+/// Writes down what an appliance said. Without an inventory the one it sent before stays.
+pub async fn check_in(sql: &Sql, site: &SiteId, id: &ApplianceId, said: &LastSeen) -> Result<(), FleetError> {
+    let update = "UPDATE appliance SET last_seen_at = $1, version = $2, order_key_seen = $3, order_seq_seen = $4,
+                  clock_offset_ms = $5, outbox_depth = $6, log_size = $7, posture = $8,
+                  inventory = coalesce($9, inventory) WHERE site_id = $10 AND id = $11";
+    let params = [
+        said.at.into(),
+        (&said.version).into(),
+        said.order_key_seen.clone().into(),
+        said.order_seq.into(),
+        said.clock_offset_ms.into(),
+        said.outbox_depth.into(),
+        said.log_size.into(),
+        said.posture.clone().into(),
+        said.inventory.clone().into(),
+        site.as_str().into(),
+        id.as_str().into(),
+    ];
+    sql.run_one(update, &params, "the appliance is not enrolled").await
+}
+
+/// Sets whether an appliance is listened to.
+pub async fn set_state(sql: &Sql, site: &SiteId, id: &ApplianceId, state: ApplianceState) -> Result<(), FleetError> {
+    let update = "UPDATE appliance SET state = $1 WHERE site_id = $2 AND id = $3";
+    let params = [state.word().into(), site.as_str().into(), id.as_str().into()];
+    sql.run_one(update, &params, "the appliance is not enrolled").await
+}

@@ -1,0 +1,25 @@
+//! Talking to other machines: one HTTP client on one TLS stack.
+
+pub mod http;
+pub mod tls;
+
+/// Why there is no answer. Whether the other side may have acted is the first thing anybody has to know about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NetError {
+    /// It was not sent: the other side knows nothing of it.
+    #[error("{to}: {why}")]
+    NotSent {
+        /// The other side.
+        to: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// It was sent, and what became of it is not known.
+    #[error("{to}: {why}; whether it was carried out is not known")]
+    Unknown {
+        /// The other side.
+        to: String,
+        /// What is wrong.
+        why: String,
+    },
+}

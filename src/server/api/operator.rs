@@ -1,0 +1,250 @@
+//! What people and their programs ask: sites, appliances, orders, who did what. Everything is cut to the caller's sites.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::domain::id::{ApplianceId, OrderId, SiteId};
+use crate::domain::order::Verb;
+use crate::domain::role::Sites;
+use crate::fleet::people::Caller;
+use crate::fleet::sites::{self, Site};
+use crate::fleet::{BoxFuture, audit as trail, orders};
+use crate::server::enrolment;
+use crate::server::issue::{self, Asked};
+use crate::server::problem::Problem;
+use crate::server::router::{Answer, Ask};
+use crate::server::state::{State, audited};
+use crate::wire::{
+    AddSite, ApplianceLine, AskOrder, AskToken, AuditLine, Decide, Empty, OrderLine, RequestLine, SiteLine, TokenText,
+};
+
+type Reply = BoxFuture<'static, Result<Answer, Problem>>;
+
+/// Another site's things are not there.
+fn only(caller: &Caller, site: &SiteId) -> Result<(), Problem> {
+    if caller.sites.includes(site) { Ok(()) } else { Err(Problem::missing(format!("no site is called `{site}`"))) }
+}
+
+/// Only who acts on all sites may change the fleet as a whole.
+fn everywhere(caller: &Caller) -> Result<(), Problem> {
+    if caller.sites == Sites::All { Ok(()) } else { Err(Problem::forbidden("this concerns all sites")) }
+}
+
+fn site_line(site: &Site) -> SiteLine {
+    SiteLine {
+        id: site.id.to_string(),
+        name: site.name.clone(),
+        tier: site.tier.word().to_owned(),
+        created_at: site.created_at.to_string(),
+    }
+}
+
+pub(super) fn sites(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let all = state.fleet.read(|sql| Box::pin(sites::sites(sql))).await?;
+        let seen: Vec<SiteLine> = all.iter().filter(|site| caller.sites.includes(&site.id)).map(site_line).collect();
+        Answer::json(&seen)
+    })
+}
+
+pub(super) fn add_site(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        everywhere(&caller)?;
+        let asked: AddSite = ask.json()?;
+        let id: SiteId = asked.id.parse().map_err(|error| Problem::bad("id", format!("{error}")))?;
+        let tier = asked.tier.parse().map_err(|error: String| Problem::bad("tier", error))?;
+        let site = Site { id, name: asked.name, tier, created_at: state.clock.now() };
+        enrolment::add_site(&state.fleet, &site, &format!("person:{}", caller.person)).await?;
+        Answer::json(&site_line(&site))
+    })
+}
+
+pub(super) fn appliances(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let all = state.fleet.read(|sql| Box::pin(sites::appliances(sql, None))).await?;
+        let lines: Vec<ApplianceLine> = all
+            .into_iter()
+            .filter(|one| caller.sites.includes(&one.site))
+            .map(|one| {
+                let last = one.last;
+                ApplianceLine {
+                    site: one.site.to_string(),
+                    id: one.id.to_string(),
+                    state: one.state.word().to_owned(),
+                    origin: one.origin,
+                    last_seen_at: last.as_ref().map(|last| last.at.to_string()),
+                    version: last.as_ref().map(|last| last.version.clone()),
+                    clock_offset_ms: last.as_ref().map(|last| last.clock_offset_ms),
+                    outbox: last.as_ref().map(|last| last.outbox_depth),
+                    posture: last.and_then(|last| last.posture).and_then(|text| serde_json::from_str(&text).ok()),
+                }
+            })
+            .collect();
+        Answer::json(&lines)
+    })
+}
+
+pub(super) fn enrol_token(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let (site, appliance): (SiteId, ApplianceId) = (ask.part("site")?, ask.part("appliance")?);
+        only(&caller, &site)?;
+        let asked: AskToken = if ask.body.is_empty() { AskToken::default() } else { ask.json()? };
+        let who = format!("person:{}", caller.person);
+        let made = enrolment::token(&state, (site, appliance), asked.again, &who).await?;
+        Answer::json(&TokenText { token: made.text, expires_at: made.expires_at.to_string() })
+    })
+}
+
+pub(super) fn revoke(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let (site, appliance): (SiteId, ApplianceId) = (ask.part("site")?, ask.part("appliance")?);
+        only(&caller, &site)?;
+        let now = state.clock.now();
+        state
+            .fleet
+            .write(move |sql| {
+                let (site, appliance, who) = (site.clone(), appliance.clone(), format!("person:{}", caller.person));
+                Box::pin(async move {
+                    sites::revoke(sql, &site, &appliance, now).await?;
+                    let name = format!("{site}/{appliance}");
+                    audited(sql, (site.as_str(), now), (&who, "appliance.revoke", &name), json!({})).await
+                })
+            })
+            .await?;
+        state.read_revoked().await?;
+        Answer::json(&Empty {})
+    })
+}
+
+pub(super) fn ask(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let asked: AskOrder = ask.json()?;
+        let verb: Verb = serde_json::from_value(asked.verb).map_err(|error| Problem::bad("verb", error.to_string()))?;
+        let asked = Asked {
+            by: caller.person.clone(),
+            sites: caller.sites.clone(),
+            verb,
+            target: asked.target,
+            reason: asked.reason,
+            life_s: asked.life_s,
+        };
+        let id = issue::ask(&state, asked).await?;
+        request_answer(&state, id, &caller).await
+    })
+}
+
+pub(super) fn decide(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let id: OrderId = ask.part("id")?;
+        let asked: Decide = ask.json()?;
+        issue::decide(&state, &id, &caller.person, &caller.sites, asked.approve).await?;
+        request_answer(&state, id, &caller).await
+    })
+}
+
+async fn request_answer(state: &Arc<State>, id: OrderId, caller: &Caller) -> Result<Answer, Problem> {
+    let read = state.fleet.read(move |sql| {
+        let id = id.clone();
+        Box::pin(async move { Ok((orders::request(sql, &id).await?, orders::orders_of(sql, &id).await?)) })
+    });
+    let (request, its) = read.await?;
+    Answer::json(&request_line(request, its, &caller.sites))
+}
+
+fn request_line(request: orders::Request, its: Vec<orders::StoredOrder>, seen: &Sites) -> RequestLine {
+    RequestLine {
+        id: request.id.to_string(),
+        verb: serde_json::from_str(&request.verb).unwrap_or(Value::Null),
+        reason: request.reason,
+        asked_by: request.asked_by,
+        asked_at: request.asked_at.to_string(),
+        state: request.state,
+        decided_by: request.decided_by,
+        orders: its
+            .into_iter()
+            .filter(|order| seen.includes(&order.site))
+            .map(|order| OrderLine {
+                id: order.id.to_string(),
+                site: order.site.to_string(),
+                appliance: order.appliance.to_string(),
+                seq: order.seq,
+                state: order.state.word().to_owned(),
+                say: order.say,
+                expires_at: order.expires_at.to_string(),
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn requests(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let limit = ask.number("limit", 50, (1, 200))?;
+        let all = state
+            .fleet
+            .read(move |sql| {
+                Box::pin(async move {
+                    let mut all = Vec::new();
+                    for request in orders::requests(sql, limit).await? {
+                        let its = orders::orders_of(sql, &request.id).await?;
+                        all.push((request, its));
+                    }
+                    Ok(all)
+                })
+            })
+            .await?;
+        let touches = |request: &orders::Request| {
+            issue::targets(request).is_ok_and(|targets| targets.iter().any(|(site, _)| caller.sites.includes(site)))
+        };
+        let lines: Vec<RequestLine> = all
+            .into_iter()
+            .filter(|(request, _)| touches(request))
+            .map(|(request, its)| request_line(request, its, &caller.sites))
+            .collect();
+        Answer::json(&lines)
+    })
+}
+
+pub(super) fn audit(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let (limit, before) = (ask.number("limit", 100, (1, 1000))?, ask.number("before", i64::MAX, (0, i64::MAX))?);
+        let site = ask.query.get("site").cloned();
+        let sites: Vec<Option<String>> = match (&caller.sites, site) {
+            (Sites::All, site) => vec![site],
+            (Sites::Some(_), Some(site)) => {
+                only(&caller, &site.parse().map_err(|error| Problem::bad("site", format!("{error}")))?)?;
+                vec![Some(site)]
+            }
+            (Sites::Some(sites), None) => sites.iter().map(|site| Some(site.to_string())).collect(),
+        };
+        let rows = state
+            .fleet
+            .read(move |sql| {
+                let sites = sites.clone();
+                Box::pin(async move {
+                    let mut rows = Vec::new();
+                    for site in &sites {
+                        rows.extend(trail::list(sql, site.as_deref(), before, limit).await?);
+                    }
+                    Ok(rows)
+                })
+            })
+            .await?;
+        let mut lines: Vec<AuditLine> = rows
+            .into_iter()
+            .map(|(id, row)| AuditLine {
+                id,
+                site: row.site,
+                at: row.at.to_string(),
+                actor: row.actor,
+                act: row.act,
+                object: row.object,
+                outcome: row.outcome,
+                detail: row.detail,
+            })
+            .collect();
+        lines.sort_by_key(|line| std::cmp::Reverse(line.id));
+        lines.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Answer::json(&lines)
+    })
+}

@@ -1,0 +1,98 @@
+//! Whether the server lives, and what it counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+
+use crate::domain::role::Sites;
+use crate::fleet::people::Caller;
+use crate::fleet::sites::ApplianceState;
+use crate::fleet::{BoxFuture, logs, sites};
+use crate::server::problem::Problem;
+use crate::server::router::{Answer, Ask};
+use crate::server::state::State;
+use crate::wire::{Ready, RunbookLine, Stats};
+
+type Reply = BoxFuture<'static, Result<Answer, Problem>>;
+
+pub(super) fn health(_: Arc<State>, _: Ask) -> Reply {
+    Box::pin(async { Ok(Answer::text("application/json", "{\"status\":\"ok\"}\n")) })
+}
+
+pub(super) fn ready(state: Arc<State>, _: Ask) -> Reply {
+    Box::pin(async move {
+        let store = if state.fleet.ping().await.is_ok() { "ok" } else { "down" };
+        let limiter = if state.limiter.is_degraded() { "degraded" } else { "ok" };
+        let held = match crate::blob::Key::new("ready") {
+            Some(key) => state.worm.get(&key).await.is_ok(),
+            None => false,
+        };
+        let worm = if held { "ok" } else { "down" };
+        let parts = BTreeMap::from([
+            ("store".to_owned(), store.to_owned()),
+            ("limiter".to_owned(), limiter.to_owned()),
+            ("worm".to_owned(), worm.to_owned()),
+        ]);
+        let ready = parts.values().all(|part| part != "down");
+        let mut answer = Answer::json(&Ready { ready, parts })?;
+        if !ready {
+            answer.status = hyper::StatusCode::SERVICE_UNAVAILABLE;
+        }
+        Ok(answer)
+    })
+}
+
+pub(super) fn openapi(_: Arc<State>, _: Ask) -> Reply {
+    Box::pin(async { Answer::json(&crate::server::openapi::document()) })
+}
+
+pub(super) fn metrics(state: Arc<State>, _: Ask, _: Caller) -> Reply {
+    Box::pin(async move {
+        Ok(Answer::text("application/openmetrics-text; version=1.0.0; charset=utf-8", state.metrics.text()))
+    })
+}
+
+pub(super) fn runbooks(state: Arc<State>, _: Ask, _: Caller) -> Reply {
+    Box::pin(async move {
+        let lines: Vec<RunbookLine> = state
+            .catalog
+            .runbooks
+            .values()
+            .map(|runbook| RunbookLine {
+                id: runbook.id.to_string(),
+                title: runbook.title.clone(),
+                hipaa: runbook.hipaa.clone(),
+                severity: runbook.severity.word().to_owned(),
+                heals: runbook.remediate.is_some(),
+            })
+            .collect();
+        Answer::json(&lines)
+    })
+}
+
+pub(super) fn stats(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let (sites, appliances, quarantined) = state
+            .fleet
+            .read(|sql| {
+                Box::pin(async move {
+                    Ok((sites::sites(sql).await?, sites::appliances(sql, None).await?, logs::quarantined(sql).await?))
+                })
+            })
+            .await?;
+        let lately = state.clock.now().checked_sub(SignedDuration::from_mins(5)).unwrap_or_default();
+        let covered = |site| caller.sites.includes(site);
+        let active: Vec<_> =
+            appliances.iter().filter(|one| one.state != ApplianceState::Revoked && covered(&one.site)).collect();
+        let lately_seen =
+            active.iter().filter(|one| one.last.as_ref().is_some_and(|last| last.at >= lately)).count() as u64;
+        Answer::json(&Stats {
+            sites: sites.iter().filter(|site| covered(&site.id)).count() as u64,
+            appliances: active.len() as u64,
+            seen_lately: (!active.is_empty()).then_some(lately_seen),
+            // How much is kept as proof says something about other sites, too.
+            quarantined: if caller.sites == Sites::All { quarantined } else { 0 },
+        })
+    })
+}

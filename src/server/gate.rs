@@ -1,0 +1,238 @@
+//! Between a connection and a handler: which route, who calls, whether they may, whether they have room. Whoever is turned
+//! away where a principal was needed leaves a row in the audit trail.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use hyper::{Request, Response, StatusCode};
+use serde_json::json;
+
+use super::authority::Identity;
+use super::problem::Problem;
+use super::router::{Answer, Ask, Class, Handler, Route, Router, query_of};
+use super::state::State;
+use crate::crypto::sha256;
+use crate::domain::role::may;
+use crate::fleet::audit::{self, Audit};
+use crate::fleet::people::{self, Caller};
+use crate::lock::{Rate, Taken};
+
+/// How long a body may take to arrive.
+const BODY: Duration = Duration::from_secs(30);
+/// First word of an API token.
+pub(super) const TOKEN: &str = "mlc_";
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    /// From a client certificate our authority signed.
+    pub(super) identity: Option<Identity>,
+}
+
+/// Lets requests through to their handlers.
+#[derive(Debug)]
+pub(super) struct Gate {
+    state: Arc<State>,
+    router: Router,
+}
+
+impl Gate {
+    pub(super) fn new(state: Arc<State>) -> Self {
+        Self { state, router: super::api::router() }
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Full<Bytes>> {
+        let (class, result) = match self.router.find(request.method(), request.uri().path()) {
+            Ok((route, path)) => (route.class.word(), self.call(route, path, request, peer).await),
+            Err(problem) => ("none", Err(problem)),
+        };
+        let response = written(result);
+        let status = format!("{}xx", response.status().as_u16() / 100);
+        let asked = super::metrics::Asked { class: class.to_owned(), status };
+        self.state.metrics.requests.get_or_create(&asked).inc();
+        response
+    }
+
+    async fn call(
+        &self,
+        route: &Route,
+        path: std::collections::BTreeMap<&'static str, String>,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Result<Answer, Problem> {
+        let state = Arc::clone(&self.state);
+        match &route.handler {
+            Handler::Anyone(handler) | Handler::Token(handler) => {
+                self.room(route, &peer.address.to_string()).await?;
+                handler(state, ask(route, path, request, peer).await?).await
+            }
+            Handler::Appliance(handler) => {
+                let identity = match self.appliance(peer) {
+                    Ok(identity) => identity,
+                    Err(problem) => return Err(self.turned_away(route, peer, problem).await),
+                };
+                self.room(route, &format!("{}/{}", identity.site, identity.appliance)).await?;
+                handler(state, ask(route, path, request, peer).await?, identity).await
+            }
+            Handler::Person(deed, handler) => {
+                let caller = match self.person(&request).await {
+                    Ok(caller) if may(caller.role, *deed) => caller,
+                    Ok(caller) => {
+                        let problem = Problem::forbidden(format!("a {} may not do this", caller.role));
+                        return Err(self.turned_away(route, peer, problem).await);
+                    }
+                    Err(problem) => return Err(self.turned_away(route, peer, problem).await),
+                };
+                self.room(route, &caller.person).await?;
+                handler(state, ask(route, path, request, peer).await?, caller).await
+            }
+        }
+    }
+
+    /// Who the certificate says it is, if it still holds.
+    fn appliance(&self, peer: &Peer) -> Result<Identity, Problem> {
+        let identity = peer.identity.clone();
+        let identity = identity.ok_or_else(|| Problem::who("this needs a client certificate; enrol the appliance"))?;
+        if self.state.clock.now() >= identity.not_after {
+            return Err(Problem::who("the client certificate has expired; enrol the appliance again"));
+        }
+        if !self.state.knows_revoked() {
+            return Err(Problem::later("whether the certificate is revoked cannot be told just now", 5));
+        }
+        if self.state.is_revoked(&identity.serial) {
+            return Err(Problem::who("the client certificate is revoked"));
+        }
+        Ok(identity)
+    }
+
+    /// Who the token says it is.
+    async fn person(&self, request: &Request<Incoming>) -> Result<Caller, Problem> {
+        let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = given.and_then(|value| value.strip_prefix("Bearer ")).filter(|token| token.starts_with(TOKEN));
+        let token = token.ok_or_else(|| Problem::who("this needs a token: `Authorization: Bearer mlc_…`"))?;
+        let (hash, now) = (sha256(token.as_bytes()), self.state.clock.now());
+        let known =
+            self.state.fleet.read(move |sql| Box::pin(async move { people::caller(sql, &hash, now).await })).await?;
+        let caller = known.ok_or_else(|| Problem::who("the token is not known, revoked or too old"))?;
+        let fleet = self.state.fleet.clone();
+        // Nobody waits for it, and nothing is lost with it.
+        tokio::spawn(async move {
+            fleet.write(move |sql| Box::pin(async move { people::used(sql, &hash, now).await })).await.ok()
+        });
+        Ok(caller)
+    }
+
+    /// Whether the caller has room in the route's class; each class has its own, so that none starves another.
+    async fn room(&self, route: &Route, who: &str) -> Result<(), Problem> {
+        let rate = rate(route.class);
+        match self.state.limiter.take(&format!("{}:{who}", route.class.word()), rate).await {
+            Taken::Allowed { .. } => Ok(()),
+            Taken::Later { after } => {
+                let label = super::metrics::Word { is: route.class.word().to_owned() };
+                self.state.metrics.limited.get_or_create(&label).inc();
+                let seconds = after.as_secs().saturating_add(1);
+                let detail = format!("{} within {} s are allowed", rate.limit, rate.window.as_secs());
+                let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
+                Err(Problem { retry_after: Some(seconds), ..problem })
+            }
+        }
+    }
+
+    async fn turned_away(&self, route: &Route, peer: &Peer, problem: Problem) -> Problem {
+        let actor = peer.identity.as_ref().map_or_else(
+            || "nobody".to_owned(),
+            |identity| format!("appliance:{}/{}", identity.site, identity.appliance),
+        );
+        let site = peer.identity.as_ref().map_or_else(String::new, |identity| identity.site.to_string());
+        let row = Audit {
+            site,
+            at: self.state.clock.now(),
+            actor,
+            act: format!("{} {}", route.method, route.path),
+            object: String::new(),
+            outcome: "refused".to_owned(),
+            detail: json!({"status": problem.status.as_u16(), "why": problem.detail, "peer": peer.address.to_string()}),
+        };
+        // Many rows of one stranger say no more than a few, and must not fill the store.
+        let few = Rate { limit: 10, window: Duration::from_mins(1) };
+        if matches!(self.state.limiter.take(&format!("turned-away:{}", peer.address), few).await, Taken::Allowed { .. })
+        {
+            let written = self.state.fleet.write(move |sql| {
+                let row = row.clone();
+                Box::pin(async move { audit::write(sql, &row).await })
+            });
+            if let Err(error) = written.await {
+                tracing::error!("a refusal could not be audited: {error}");
+            }
+        }
+        problem
+    }
+}
+
+/// How much room each class has, per identity.
+fn rate(class: Class) -> Rate {
+    let (limit, window) = match class {
+        // A check-in a minute and a long poll after another, with headroom for a restart.
+        Class::Presence => (120, Duration::from_mins(1)),
+        Class::Orders => (10, Duration::from_mins(5)),
+        Class::Enrolment => (20, Duration::from_mins(5)),
+        Class::Evidence | Class::Reading => (600, Duration::from_mins(1)),
+    };
+    Rate { limit, window }
+}
+
+async fn ask(
+    route: &Route,
+    path: std::collections::BTreeMap<&'static str, String>,
+    request: Request<Incoming>,
+    peer: &Peer,
+) -> Result<Ask, Problem> {
+    let query = query_of(request.uri().query().unwrap_or_default());
+    let reading = Limited::new(request.into_body(), route.body).collect();
+    let slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not arrive in time");
+    let body = tokio::time::timeout(BODY, reading).await.map_err(slow)?.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let detail = format!("at most {} bytes are taken here", route.body);
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+        } else {
+            Problem::bad("body", "it ended early")
+        }
+    })?;
+    Ok(Ask { path, query, body: body.to_bytes(), peer: peer.address })
+}
+
+fn written(result: Result<Answer, Problem>) -> Response<Full<Bytes>> {
+    let (answer, retry, challenge) = match result {
+        Ok(answer) => (answer, None, false),
+        Err(problem) => {
+            let body = serde_json::to_vec(&problem.document()).unwrap_or_default();
+            let answer = Answer { status: problem.status, kind: "application/problem+json", body: body.into() };
+            (answer, problem.retry_after, problem.status == StatusCode::UNAUTHORIZED)
+        }
+    };
+    let mut response = Response::new(Full::new(answer.body));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    if let Some(seconds) = retry {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if challenge {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"malachor\""));
+    }
+    response
+}

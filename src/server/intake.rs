@@ -1,0 +1,231 @@
+//! Taking evidence in: strict verification, WORM, one transaction, a cosigned head as receipt.
+//!
+//! The body is lines as they stand in the appliance's log, an empty line, and the head that covers them. Nothing in it is
+//! believed: signatures, places, chain, tree and head are computed anew from where the server stood. What contradicts
+//! itself or what was seen before goes to quarantine, whole, as proof.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::crypto::dsse::{Envelope, IN_TOTO};
+use crate::crypto::keys::VerifierKey;
+use crate::crypto::merkle::{Frontier, Hash, Node, leaf_hash};
+use crate::crypto::note::{Checkpoint, Note};
+use crate::fleet::logs::{Followed, NewEntry};
+use crate::store::log::{Statement, genesis_prev};
+
+/// Bytes of one body.
+pub const MAX_BODY: usize = 8 * 1024 * 1024;
+/// Entries of one body.
+pub const MAX_ENTRIES: usize = 1000;
+/// How far ahead of the server's clock an entry may claim to be.
+pub const AHEAD: SignedDuration = SignedDuration::from_mins(2);
+
+/// Why evidence is not taken. The words are those of the offline verifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// It is not evidence at all.
+    #[error("MALFORMED: {0}")]
+    Malformed(String),
+    /// It does not begin where the server stands; nothing is wrong with it.
+    #[error("SIZE_MISMATCH: the server holds {holds} entries")]
+    Elsewhere {
+        /// Entries the server holds.
+        holds: u64,
+    },
+    /// A signature does not hold.
+    #[error("BAD_SIGNATURE: entry {0}")]
+    Signature(u64),
+    /// It names another log.
+    #[error("WRONG_ORIGIN: entry {seq} is of {origin}")]
+    Origin {
+        /// The entry.
+        seq: u64,
+        /// The log it names.
+        origin: String,
+    },
+    /// Its place or its chain is broken.
+    #[error("CHAIN_BREAK: entry {0}")]
+    Chain(u64),
+    /// It tells another story about entries the server holds.
+    #[error("FORK: entry {0} is not the one the server holds")]
+    Fork(u64),
+    /// The head does not cover these entries.
+    #[error("ROOT_MISMATCH: {0}")]
+    Head(String),
+    /// An entry claims a time that has not come.
+    #[error("CLAIM_AFTER_BOUND: entry {0} claims a time ahead of the server's clock")]
+    Ahead(u64),
+}
+
+impl Rejected {
+    /// Whether it is kept as proof: it contradicts itself, its keys or what was seen before.
+    pub fn is_proof(&self) -> bool {
+        !matches!(self, Self::Malformed(_) | Self::Elsewhere { .. })
+    }
+
+    /// The stable word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "MALFORMED",
+            Self::Elsewhere { .. } => "SIZE_MISMATCH",
+            Self::Signature(_) => "BAD_SIGNATURE",
+            Self::Origin { .. } => "WRONG_ORIGIN",
+            Self::Chain(_) => "CHAIN_BREAK",
+            Self::Fork(_) => "FORK",
+            Self::Head(_) => "ROOT_MISMATCH",
+            Self::Ahead(_) => "CLAIM_AFTER_BOUND",
+        }
+    }
+}
+
+/// A body taken apart; nothing in it is verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch<'a> {
+    /// The lines, without line ends.
+    pub lines: Vec<&'a [u8]>,
+    /// The head.
+    pub head: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    /// Takes a body apart.
+    pub fn parse(body: &'a [u8]) -> Result<Self, Rejected> {
+        let bad = |why: &str| Rejected::Malformed(why.to_owned());
+        let end = body.windows(2).position(|two| two == b"\n\n").ok_or_else(|| bad("no empty line before the head"))?;
+        let (lines, head) = body.split_at(end);
+        let lines: Vec<&[u8]> = lines.split(|byte| *byte == b'\n').collect();
+        if lines.len() > MAX_ENTRIES {
+            return Err(bad("more entries than are taken at once"));
+        }
+        Ok(Self { lines, head: head.get(2..).unwrap_or_default() })
+    }
+}
+
+/// Whose evidence it must be.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// Name of the log.
+    pub origin: String,
+    /// Signs its entries.
+    pub entry: VerifierKey,
+    /// Signs its heads.
+    pub head: VerifierKey,
+}
+
+/// A batch that verified, and where it leads.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// The new entries.
+    pub entries: Vec<NewEntry>,
+    /// Subtrees they completed, above the leaves.
+    pub nodes: Vec<Node>,
+    /// The head that covers them.
+    pub head: Checkpoint,
+    /// Leaf hash of the last entry.
+    pub last: Hash,
+}
+
+/// Verifies a batch against the edge of what the server holds.
+///
+/// `frontier` is that edge, `prev` the leaf hash of its last entry (`None` before the first). Entries the server holds
+/// already are the caller's to compare and leave out.
+pub fn verify(
+    (first, batch): (u64, &Batch<'_>),
+    expected: &Expected,
+    mut frontier: Frontier,
+    prev: Option<Hash>,
+    now: Timestamp,
+) -> Result<Accepted, Rejected> {
+    let from = frontier.size();
+    if first != from {
+        return Err(Rejected::Elsewhere { holds: from });
+    }
+    let head = head_of(batch.head, expected)?;
+    let mut prev = prev.unwrap_or_else(|| genesis_prev(&expected.origin));
+    let (mut entries, mut nodes) = (Vec::with_capacity(batch.lines.len()), Vec::new());
+    for (line, seq) in batch.lines.iter().zip(from..) {
+        let statement = statement_of(line, seq, expected)?;
+        if statement.prev != prev {
+            return Err(Rejected::Chain(seq));
+        }
+        if statement.claimed_at.duration_since(now) > AHEAD {
+            return Err(Rejected::Ahead(seq));
+        }
+        prev = leaf_hash(line);
+        frontier.push(prev, |node| {
+            if node.level > 0 {
+                nodes.push(node);
+            }
+        });
+        entries.push(NewEntry {
+            seq,
+            line: line.to_vec(),
+            leaf: prev,
+            kind: statement.kind.to_string(),
+            outcome: statement.text("outcome").map(str::to_owned),
+            runbook: statement.value.pointer("/predicate/runbook/id").and_then(|id| id.as_str()).map(str::to_owned),
+            claimed_at: statement.claimed_at,
+        });
+    }
+    if head.size != frontier.size() || head.root != frontier.root() {
+        let why = format!("the head is of {} entries, the batch ends at {}", head.size, frontier.size());
+        return Err(Rejected::Head(why));
+    }
+    Ok(Accepted { entries, nodes, head, last: prev })
+}
+
+/// The head, if its signature holds and it is of this log.
+pub fn head_of(note: &[u8], expected: &Expected) -> Result<Checkpoint, Rejected> {
+    let opened = Checkpoint::open(note, std::slice::from_ref(&expected.head));
+    let head = opened.map_err(|error| Rejected::Head(error.to_string()))?.into_inner();
+    if head.origin.as_str() == expected.origin {
+        Ok(head)
+    } else {
+        Err(Rejected::Head("it is of another log".to_owned()))
+    }
+}
+
+fn statement_of(line: &[u8], seq: u64, expected: &Expected) -> Result<Statement, Rejected> {
+    let malformed = |why: String| Rejected::Malformed(format!("entry {seq}: {why}"));
+    let envelope = Envelope::parse(line).map_err(|error| malformed(error.to_string()))?;
+    if !envelope.canonical {
+        return Err(malformed("its envelope is not in canonical form".to_owned()));
+    }
+    let payload = envelope.verify(&[expected.entry.key]).map_err(|_| Rejected::Signature(seq))?;
+    if payload.get().payload_type != IN_TOTO {
+        return Err(malformed("it is no in-toto statement".to_owned()));
+    }
+    let statement = Statement::parse(&payload.get().bytes).map_err(|error| malformed(error.to_string()))?;
+    if statement.origin != expected.origin {
+        return Err(Rejected::Origin { seq, origin: statement.origin });
+    }
+    if statement.seq != seq {
+        return Err(Rejected::Chain(seq));
+    }
+    Ok(statement)
+}
+
+/// The index the first line of a batch claims, before anything is verified.
+pub fn first_seq(batch: &Batch<'_>) -> Result<u64, Rejected> {
+    let bad = |why: String| Rejected::Malformed(format!("first entry: {why}"));
+    let line = batch.lines.first().ok_or_else(|| bad("there is none".to_owned()))?;
+    let envelope = Envelope::parse(line).map_err(|error| bad(error.to_string()))?;
+    Statement::parse(&envelope.payload).map(|statement| statement.seq).map_err(|error| bad(error.to_string()))
+}
+
+/// The receipt: the appliance's head with the server's cosignature under it.
+pub fn receipt(
+    head: &[u8],
+    now: Timestamp,
+    (key, public): (&crate::crypto::keys::PrivateKey, &VerifierKey),
+) -> Result<Vec<u8>, Rejected> {
+    let note = Note::parse(head).map_err(|error| Rejected::Head(error.to_string()))?;
+    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+    let line = crate::crypto::note::cosignature(note.text(), seconds, public, key);
+    Ok([head, line.as_bytes()].concat())
+}
+
+/// Where the log stands after a batch.
+pub fn followed(accepted: &Accepted, note: Vec<u8>, now: Timestamp) -> Followed {
+    Followed { size: accepted.head.size, root: accepted.head.root, prev: accepted.last, note, advanced_at: now }
+}

@@ -1,0 +1,59 @@
+//! What the server does by itself, each loop with the time of its last success in the metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::state::State;
+use crate::fleet::orders;
+
+/// How often each loop comes round.
+const EVERY: Duration = Duration::from_secs(1);
+/// How often replicas look whether another one queued something.
+const LOOK: Duration = Duration::from_millis(150);
+
+/// Starts the loops; they end with what this gives.
+pub(super) fn spawn(state: &Arc<State>) -> JoinSet<()> {
+    let mut loops = JoinSet::new();
+    let revoked = Arc::clone(state);
+    loops.spawn(async move {
+        loop {
+            match revoked.read_revoked().await {
+                Ok(()) => revoked.metrics.did("revocations", revoked.clock.now()),
+                Err(error) => tracing::warn!("which certificates are revoked cannot be read: {error}"),
+            }
+            revoked.metrics.limiter_degraded.set(i64::from(revoked.limiter.is_degraded()));
+            tokio::time::sleep(EVERY).await;
+        }
+    });
+    let expiring = Arc::clone(state);
+    loops.spawn(async move {
+        loop {
+            let now = expiring.clock.now();
+            match expiring.fleet.write(move |sql| Box::pin(orders::expire(sql, now))).await {
+                Ok(_) => expiring.metrics.did("order_expiry", now),
+                Err(error) => tracing::warn!("orders cannot be expired: {error}"),
+            }
+            tokio::time::sleep(10 * EVERY).await;
+        }
+    });
+    if state.fleet.kind() == "postgresql" {
+        let looking = Arc::clone(state);
+        loops.spawn(async move {
+            let mut seen = 0;
+            loop {
+                match looking.fleet.read(|sql| Box::pin(orders::last_queued(sql))).await {
+                    Ok(last) if last > seen => {
+                        seen = last;
+                        looking.ring_all();
+                    }
+                    Ok(_) => looking.metrics.did("order_watch", looking.clock.now()),
+                    Err(error) => tracing::warn!("new orders cannot be looked for: {error}"),
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+    }
+    loops
+}

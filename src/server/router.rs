@@ -1,0 +1,343 @@
+//! The route table. A route's handler says who may call it, so that one without a principal cannot be written; the table
+//! also yields the `OpenAPI` document and the test that calls each route as everybody else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::authority::Identity;
+use super::problem::Problem;
+use super::state::State;
+use crate::domain::role::Deed;
+use crate::fleet::BoxFuture;
+use crate::fleet::people::Caller;
+
+/// Bytes of a request's body, unless its route takes more.
+pub const BODY: usize = 64 * 1024;
+
+/// An answer that says yes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// Media type of the body.
+    pub kind: &'static str,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// A JSON answer.
+    pub fn json(value: &impl Serialize) -> Result<Self, Problem> {
+        let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer cannot be written");
+        let body = serde_json::to_vec(value).map_err(failed)?.into();
+        Ok(Self { status: StatusCode::OK, kind: "application/json", body })
+    }
+
+    /// Text of some media type.
+    pub fn text(kind: &'static str, text: impl Into<Bytes>) -> Self {
+        Self { status: StatusCode::OK, kind, body: text.into() }
+    }
+}
+
+/// What was asked, once it is known by whom.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Values of the `{…}` parts of the path.
+    pub path: BTreeMap<&'static str, String>,
+    /// Query parameters.
+    pub query: BTreeMap<String, String>,
+    /// The body.
+    pub body: Bytes,
+    /// Where the connection comes from; for limits before anybody is known.
+    pub peer: std::net::IpAddr,
+}
+
+impl Ask {
+    /// The body as JSON; unknown members, wrong types and deep nesting are refused with the path of the member.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let mut reader = serde_json::Deserializer::from_slice(&self.body);
+        let value = serde_path_to_error::deserialize(&mut reader)
+            .map_err(|error| Problem::bad(error.path().to_string(), error.inner().to_string()))?;
+        reader.end().map_err(|error| Problem::bad(".", error.to_string()))?;
+        Ok(value)
+    }
+
+    /// A part of the path, parsed.
+    pub fn part<T: std::str::FromStr>(&self, name: &'static str) -> Result<T, Problem>
+    where
+        T::Err: std::fmt::Display,
+    {
+        let text = self.path.get(name).map_or("", String::as_str);
+        text.parse().map_err(|error: T::Err| Problem::bad(name, error.to_string()))
+    }
+
+    /// A query parameter that is a number.
+    pub fn number(&self, name: &str, default: i64, (least, most): (i64, i64)) -> Result<i64, Problem> {
+        let Some(text) = self.query.get(name) else { return Ok(default) };
+        let wrong = || Problem::bad(name, format!("`{text}` is not a whole number from {least} to {most}"));
+        text.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(wrong)
+    }
+}
+
+type Future = BoxFuture<'static, Result<Answer, Problem>>;
+
+/// What answers, and who may call it.
+#[derive(Clone)]
+pub enum Handler {
+    /// Anybody, for what says nothing about anybody.
+    Anyone(fn(Arc<State>, Ask) -> Future),
+    /// Whoever has an enrolment token; the handler uses it up.
+    Token(fn(Arc<State>, Ask) -> Future),
+    /// An appliance, known by its certificate.
+    Appliance(fn(Arc<State>, Ask, Identity) -> Future),
+    /// A person with a role that allows the deed; where, the handler asks their sites.
+    Person(Deed, fn(Arc<State>, Ask, Caller) -> Future),
+}
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Handler")
+    }
+}
+
+/// How much room a route's callers have; each class is counted by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Check-ins and long polls.
+    Presence,
+    /// Evidence.
+    Evidence,
+    /// Asking for orders and plans.
+    Orders,
+    /// Enrolment and certificates.
+    Enrolment,
+    /// Reading.
+    Reading,
+}
+
+impl Class {
+    /// The word in keys and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Presence => "presence",
+            Self::Evidence => "evidence",
+            Self::Orders => "orders",
+            Self::Enrolment => "enrolment",
+            Self::Reading => "reading",
+        }
+    }
+}
+
+/// One route.
+#[derive(Clone)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path, with `{name}` for parts that vary.
+    pub path: &'static str,
+    /// Who may call it, and what answers.
+    pub handler: Handler,
+    /// How much room its callers have.
+    pub class: Class,
+    /// Bytes of its body at the most.
+    pub body: usize,
+    /// One sentence for the `OpenAPI` document.
+    pub summary: &'static str,
+    /// Schemas of request and answer; `None` where the body is not JSON or there is none.
+    pub schemas: (Option<SchemaOf>, Option<SchemaOf>),
+}
+
+/// Gives a type's schema.
+pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// The schema of a type.
+pub fn schema<T: JsonSchema>() -> Option<SchemaOf> {
+    Some(|generator| generator.subschema_for::<T>())
+}
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} {} ({})", self.method, self.path, self.principal())
+    }
+}
+
+impl Route {
+    /// A route whose body is small JSON or nothing.
+    pub fn new(method: Method, path: &'static str, class: Class, handler: Handler, summary: &'static str) -> Self {
+        Self { method, path, handler, class, body: BODY, summary, schemas: (None, None) }
+    }
+
+    /// With the schemas of its request and answer.
+    #[must_use]
+    pub fn with(mut self, request: Option<SchemaOf>, answer: Option<SchemaOf>) -> Self {
+        self.schemas = (request, answer);
+        self
+    }
+
+    /// With room for a larger body.
+    #[must_use]
+    pub fn taking(mut self, bytes: usize) -> Self {
+        self.body = bytes;
+        self
+    }
+
+    /// Who may call it, in words.
+    pub fn principal(&self) -> String {
+        match &self.handler {
+            Handler::Anyone(_) => "anyone".to_owned(),
+            Handler::Token(_) => "enrolment token".to_owned(),
+            Handler::Appliance(_) => "appliance".to_owned(),
+            Handler::Person(deed, _) => format!("person: {deed:?}"),
+        }
+    }
+
+    /// The values of its `{…}` parts, if it is the one asked for.
+    fn matches(&self, path: &str) -> Option<BTreeMap<&'static str, String>> {
+        let (mut ours, mut theirs) = (self.path.split('/'), path.split('/'));
+        let mut values = BTreeMap::new();
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) => return Some(values),
+                (Some(our), Some(their)) => match our.strip_prefix('{').and_then(|our| our.strip_suffix('}')) {
+                    Some(name) if !their.is_empty() => drop(values.insert(name, their.to_owned())),
+                    None if our == their => {}
+                    Some(_) | None => return None,
+                },
+                (Some(_), None) | (None, Some(_)) => return None,
+            }
+        }
+    }
+}
+
+/// All routes.
+#[derive(Debug, Clone)]
+pub struct Router(Vec<Route>);
+
+impl Router {
+    /// A table of routes.
+    pub fn new(routes: Vec<Route>) -> Self {
+        Self(routes)
+    }
+
+    /// The routes in the order of the table.
+    pub fn routes(&self) -> &[Route] {
+        &self.0
+    }
+
+    /// The route for a request with the values of its path; a problem where there is none.
+    pub fn find(&self, method: &Method, path: &str) -> Result<(&Route, BTreeMap<&'static str, String>), Problem> {
+        let mut allowed = Vec::new();
+        for route in &self.0 {
+            if let Some(values) = route.matches(path) {
+                if route.method == *method {
+                    return Ok((route, values));
+                }
+                allowed.push(route.method.to_string());
+            }
+        }
+        if allowed.is_empty() {
+            Err(Problem::missing("there is nothing at this path"))
+        } else {
+            let detail = format!("this path takes {}", allowed.join(", "));
+            Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail))
+        }
+    }
+}
+
+/// Reads a query string; what cannot be decoded is left out.
+pub fn query_of(text: &str) -> BTreeMap<String, String> {
+    text.split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .filter_map(|(name, value)| Some((decoded(name)?, decoded(value)?)))
+        .collect()
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nobody(_: Arc<State>, _: Ask) -> Future {
+        Box::pin(async { Ok(Answer::text("text/plain", "")) })
+    }
+
+    #[test]
+    fn a_path_finds_its_route_its_values_or_what_it_takes() {
+        let route = |method, path| Route::new(method, path, Class::Reading, Handler::Anyone(nobody), "");
+        let router = Router::new(vec![
+            route(Method::GET, "/a/{id}/b"),
+            route(Method::POST, "/a/{id}/b"),
+            route(Method::GET, "/a"),
+        ]);
+        let (found, values) = router.find(&Method::POST, "/a/x7/b").unwrap();
+        assert_eq!((&found.method, values["id"].as_str()), (&Method::POST, "x7"));
+        for missing in ["/", "/a/", "/a//b", "/a/x/b/", "/a/x/c", "/A", ""] {
+            assert_eq!(router.find(&Method::GET, missing).unwrap_err().status, StatusCode::NOT_FOUND, "{missing}");
+        }
+        let wrong = router.find(&Method::DELETE, "/a/x/b").unwrap_err();
+        assert_eq!((wrong.status.as_u16(), wrong.detail.as_str()), (405, "this path takes GET, POST"));
+    }
+
+    #[test]
+    fn queries_are_read_or_left_out() {
+        let query = query_of("wait=25&name=a%20b+c&bad=%zz&none&x=%");
+        assert_eq!(
+            query.into_iter().collect::<Vec<_>>(),
+            [("name".into(), "a b c".into()), ("wait".into(), "25".into())]
+        );
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        #[expect(dead_code, reason = "only read")]
+        inner: Vec<Inner>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "only read")]
+        count: u8,
+    }
+
+    #[test]
+    fn a_wrong_member_is_named() {
+        let read = |body: &str| {
+            let ask = Ask {
+                path: BTreeMap::new(),
+                query: BTreeMap::new(),
+                body: body.to_owned().into(),
+                peer: [127, 0, 0, 1].into(),
+            };
+            ask.json::<Body>().unwrap_err()
+        };
+        assert_eq!(read(r#"{"inner":[{"count":1},{"count":"x"}]}"#).field.as_deref(), Some("inner[1].count"));
+        assert!(read(r#"{"inner":[{"count":1,"more":2}]}"#).detail.contains("unknown field `more`"));
+        assert!(read(r#"{"inner":[]} x"#).detail.contains("trailing"));
+        assert!(
+            read(&"[".repeat(100_000)).detail.contains("recursion") || !read(&"[".repeat(100_000)).detail.is_empty()
+        );
+    }
+}

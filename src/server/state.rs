@@ -1,0 +1,255 @@
+//! What the server works with, built from the configuration once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use jiff::{SignedDuration, Timestamp};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Notify;
+
+use super::authority::Authority;
+use super::keys::ServerKeys;
+use super::metrics::Metrics;
+use super::problem::Problem;
+use crate::app::{Clock, prepare_dir};
+use crate::blob::{self, Bucket, Worm};
+use crate::catalog::Catalog;
+use crate::config::Loaded;
+use crate::config::server::Server as Config;
+use crate::domain::id::{ApplianceId, SiteId};
+use crate::domain::time::signed;
+use crate::fleet::audit::{self, Audit};
+use crate::fleet::{Fleet, PostgresConnection, Sql, sites};
+use crate::lock::{Limiter, RedisConnection};
+use crate::net::http::Http;
+use crate::net::tls;
+
+/// Everything a request needs.
+#[derive(Debug)]
+pub struct State {
+    /// The configuration.
+    pub config: Config,
+    /// First part of every log's name.
+    pub operator_domain: String,
+    /// What is remembered.
+    pub fleet: Fleet,
+    /// Where evidence is kept.
+    pub worm: Worm,
+    /// What counts requests.
+    pub limiter: Limiter,
+    /// Issues certificates.
+    pub authority: Authority,
+    /// Signs orders and heads.
+    pub keys: ServerKeys,
+    /// Runbooks that orders may name.
+    pub catalog: Catalog,
+    /// What time it is.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
+    waiting: Mutex<BTreeMap<(SiteId, ApplianceId), Arc<Notify>>>,
+    revoked: RwLock<BTreeSet<String>>,
+    revoked_read_at: AtomicI64,
+}
+
+/// Why the server cannot start; each names the setting.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub String);
+
+fn said(what: &str, error: &impl ToString) -> StartError {
+    StartError(format!("{what}: {}", error.to_string()))
+}
+
+impl State {
+    /// Opens every store: a wrong address, password, bucket or schema is found here and not at the first request.
+    pub async fn open(loaded: &Loaded, clock: Clock) -> Result<Self, StartError> {
+        let config = loaded.config.server.clone();
+        let catalog =
+            Catalog::load(loaded.config.catalog.dir.as_deref()).map_err(|error| said("catalog.dir", &error))?;
+        prepare_dir(&config.state_dir).map_err(|error| said("server.state_dir", &error))?;
+        let keys_dir = config.state_dir.join("keys");
+        prepare_dir(&keys_dir).map_err(|error| said("server.state_dir", &error))?;
+        let operator_domain = loaded.config.site.operator_domain.clone();
+        let authority = Authority::open(&keys_dir, clock.now()).map_err(|error| said("server.state_dir", &error))?;
+        let keys = ServerKeys::open(&keys_dir, &operator_domain).map_err(|error| said("server.state_dir", &error))?;
+        let fleet = open_fleet(&config).await?;
+        let limiter = open_limiter(&config).await?;
+        let worm = open_worm(&config).await?;
+        Ok(Self {
+            config,
+            operator_domain,
+            fleet,
+            worm,
+            limiter,
+            authority,
+            keys,
+            catalog,
+            metrics: Metrics::new(),
+            clock,
+            waiting: Mutex::default(),
+            revoked: RwLock::default(),
+            revoked_read_at: AtomicI64::new(i64::MIN),
+        })
+    }
+
+    /// Where keys lie.
+    pub fn keys_dir(&self) -> std::path::PathBuf {
+        self.config.state_dir.join("keys")
+    }
+
+    /// Rung whenever an appliance may have something to fetch.
+    pub fn bell(&self, site: &SiteId, appliance: &ApplianceId) -> Arc<Notify> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(waiting.entry((site.clone(), appliance.clone())).or_default())
+    }
+
+    /// Rings an appliance's bell.
+    pub fn ring(&self, site: &SiteId, appliance: &ApplianceId) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bell) = waiting.get(&(site.clone(), appliance.clone())) {
+            bell.notify_waiters();
+        }
+    }
+
+    /// Rings every bell: another replica may have queued something.
+    pub fn ring_all(&self) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for bell in waiting.values() {
+            bell.notify_waiters();
+        }
+    }
+
+    /// Whether a certificate is revoked, as of at most a second ago.
+    pub fn is_revoked(&self, serial: &str) -> bool {
+        self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(serial)
+    }
+
+    /// Reads again which certificates are revoked. Until that works nobody is let in on an old list for long.
+    pub async fn read_revoked(&self) -> Result<(), crate::fleet::FleetError> {
+        let now = self.clock.now();
+        let serials = self.fleet.read(move |sql| Box::pin(sites::revoked(sql, now))).await?;
+        *self.revoked.write().unwrap_or_else(PoisonError::into_inner) = serials.into_iter().collect();
+        self.revoked_read_at.store(now.as_second(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the list of revoked certificates is recent enough to let anybody in by it.
+    pub fn knows_revoked(&self) -> bool {
+        self.clock.now().as_second().saturating_sub(self.revoked_read_at.load(Ordering::Relaxed)) <= 60
+    }
+
+    /// Until when evidence written now is kept.
+    pub fn keep_until(&self) -> Timestamp {
+        let keep = signed(self.config.worm.keep.0);
+        self.clock.now().checked_add(keep.max(SignedDuration::from_hours(1))).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Random bytes.
+    pub fn random<const N: usize>(&self) -> Result<[u8; N], Problem> {
+        let mut bytes = [0; N];
+        let none = |_| Problem::later("the system gave no randomness", 1);
+        SystemRandom::new().fill(&mut bytes).map(|()| bytes).map_err(none)
+    }
+}
+
+/// Writes who did what, in the transaction that did it.
+pub async fn audited(
+    sql: &Sql,
+    (site, at): (&str, Timestamp),
+    (actor, act, object): (&str, &str, &str),
+    detail: serde_json::Value,
+) -> Result<(), crate::fleet::FleetError> {
+    let row = Audit {
+        site: site.to_owned(),
+        at,
+        actor: actor.to_owned(),
+        act: act.to_owned(),
+        object: object.to_owned(),
+        outcome: "done".to_owned(),
+        detail,
+    };
+    audit::write(sql, &row).await
+}
+
+fn secret(what: &str, file: Option<&Path>) -> Result<Option<String>, StartError> {
+    let Some(path) = file else { return Ok(None) };
+    let name = path.display().to_string();
+    let meta = std::fs::metadata(path).map_err(|error| said(what, &format!("{name}: {error}")))?;
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err(said(what, &format!("{name}: others can read it; run `chmod 600 {name}`")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| said(what, &format!("{name}: {error}")))?;
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+fn roots(what: &str, file: Option<&Path>) -> Result<Option<rustls::RootCertStore>, StartError> {
+    file.map(tls::roots).transpose().map_err(|error| said(what, &error))
+}
+
+/// Opens the store the configuration names.
+pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
+    let store = &config.store;
+    let place = match &store.url {
+        None => crate::fleet::Place::File(config.state_dir.join("fleet.db")),
+        Some(url) => {
+            let roots = roots("server.store.ca_file", store.ca_file.as_deref())?;
+            let here = ["localhost", "127.0.0.1", "/"]
+                .iter()
+                .any(|here| url.contains(&format!("@{here}")) || url.contains(&format!("host={here}")));
+            if roots.is_none() && !here {
+                return Err(said(
+                    "server.store.ca_file",
+                    &"is needed for a server on another machine: evidence does not travel in clear",
+                ));
+            }
+            crate::fleet::Place::Postgres(PostgresConnection {
+                url: url.clone(),
+                password: secret("server.store.password_file", store.password_file.as_deref())?,
+                roots,
+                connections: store.connections,
+            })
+        }
+    };
+    Fleet::open(place).await.map_err(|error| said("server.store", &error))
+}
+
+async fn open_limiter(config: &Config) -> Result<Limiter, StartError> {
+    let limiter = &config.limiter;
+    let Some(url) = &limiter.url else { return Ok(Limiter::memory()) };
+    let connection = RedisConnection {
+        url: url.clone(),
+        password: secret("server.limiter.password_file", limiter.password_file.as_deref())?,
+        roots: roots("server.limiter.ca_file", limiter.ca_file.as_deref())?,
+    };
+    Limiter::redis(connection).map_err(|error| StartError(error.to_string()))
+}
+
+/// Opens the evidence store the configuration names.
+pub async fn open_worm(config: &Config) -> Result<Worm, StartError> {
+    let worm = &config.worm;
+    let place = match &worm.endpoint {
+        None => blob::Place::Directory(config.state_dir.join("worm")),
+        Some(endpoint) => {
+            let roots =
+                roots("server.worm.ca_file", worm.ca_file.as_deref())?.unwrap_or_else(rustls::RootCertStore::empty);
+            if endpoint.starts_with("https://") && roots.is_empty() {
+                return Err(said("server.worm.ca_file", &"is needed for https: without roots no store is trusted"));
+            }
+            let client = tls::client(roots, None).map_err(|error| said("server.worm", &error))?;
+            let key = secret("server.worm.secret_key_file", worm.secret_key_file.as_deref())?;
+            blob::Place::Bucket(Bucket {
+                endpoint: endpoint.clone(),
+                region: worm.region.clone(),
+                name: worm.bucket.clone(),
+                access_key: worm.access_key.clone(),
+                secret_key: key.ok_or_else(|| said("server.worm.secret_key_file", &"is not set"))?,
+                http: Http::new(client),
+            })
+        }
+    };
+    Worm::open(place).await.map_err(|error| said("server.worm", &error))
+}

@@ -1,0 +1,82 @@
+//! Check-ins, and handing over evidence until nothing waits.
+
+use serde_json::json;
+
+use super::{Link, UplinkError};
+use crate::app::App;
+use crate::crypto::note::Checkpoint;
+use crate::heal;
+use crate::wire::{CheckIn, CheckedIn, LogState, Receipt};
+
+/// Entries handed over at once.
+const BATCH: u64 = 500;
+
+/// Tells the server how this appliance is, and hears what the server holds of it.
+pub(super) async fn check_in(app: &App, link: &Link) -> Result<CheckedIn, UplinkError> {
+    let posture = heal::posture(app).await.map_err(|error| super::own("posture", error))?;
+    let posture = json!({"posture": posture, "score": posture.score()});
+    let (log_size, (outbox, _), order_seq) =
+        app.store.read(|tx| Ok((tx.log_size()?, tx.outbox()?, tx.last_order()?))).await?;
+    let said = CheckIn {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        time: app.clock.now().to_string(),
+        order_key: link.order_keys.first().map(|key| key.id().to_string()),
+        order_seq,
+        log_size,
+        outbox,
+        posture: Some(app.scrubber.scrub(posture).into_inner()),
+        inventory: None,
+    };
+    let heard: CheckedIn = link.post("/v1/check-in", &said).await?;
+    if heard.rolled_back {
+        tracing::error!(
+            log_size,
+            server_holds = heard.log_size,
+            order_seq,
+            "the server knows more of this appliance than it does itself: it was restored from an older state; a person has to look"
+        );
+    }
+    Ok(heard)
+}
+
+/// Hands over what waits, oldest first, and keeps the receipts; says how many entries the server holds then.
+pub(super) async fn push(app: &App, link: &Link) -> Result<u64, UplinkError> {
+    let mut from = app.store.read(|tx| tx.cosigned_size()).await?;
+    loop {
+        let batch = app.store.read(move |tx| tx.outgoing(from, BATCH)).await?;
+        let Some(batch) = batch else { return Ok(from) };
+        let receipt: Receipt = match link.post_bytes("/v1/evidence", batch).await {
+            Ok(receipt) => receipt,
+            // An answer was lost, or this appliance forgot a receipt: the server says where it stands.
+            Err(UplinkError::Said { status: 409, .. }) => {
+                let state: LogState = link.get("/v1/log", std::time::Duration::from_secs(30)).await?;
+                if state.size == from {
+                    return Err(UplinkError::Answer("it refuses entries where it says it stands".to_owned()));
+                }
+                Receipt { size: state.size, note: state.note.unwrap_or_default() }
+            }
+            Err(error) => return Err(error),
+        };
+        let size = keep(app, link, &receipt).await?;
+        if size <= from {
+            return Err(UplinkError::Answer(format!("it holds {size} entries after it held {from}")));
+        }
+        from = size;
+    }
+}
+
+/// Believes a receipt only if it is our own head, cosigned by the server's witness key.
+async fn keep(app: &App, link: &Link, receipt: &Receipt) -> Result<u64, UplinkError> {
+    let (_, head_key, _) = app.identity.public().map_err(|error| super::own("keys", error))?;
+    let note = receipt.note.clone().into_bytes();
+    for key in [&head_key, &link.witness_key] {
+        let opened = Checkpoint::open(&note, std::slice::from_ref(key));
+        let head = opened.map_err(|error| UplinkError::Answer(format!("receipt: {error}")))?.into_inner();
+        if head.size != receipt.size || head.origin != *app.identity.origin() {
+            return Err(UplinkError::Answer("the receipt is for another head".to_owned()));
+        }
+    }
+    let (size, now) = (receipt.size, app.clock.now());
+    app.store.write(move |tx| tx.taken(size, &note, now)).await?;
+    Ok(size)
+}
