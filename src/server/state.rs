@@ -77,7 +77,7 @@ impl State {
         let authority = Authority::open(&keys_dir, clock.now()).map_err(|error| said("server.state_dir", &error))?;
         let keys = ServerKeys::open(&keys_dir, &operator_domain).map_err(|error| said("server.state_dir", &error))?;
         let fleet = open_fleet(&config).await?;
-        let limiter = open_limiter(&config).await?;
+        let limiter = open_limiter(&config)?;
         let worm = open_worm(&config).await?;
         Ok(Self {
             config,
@@ -217,7 +217,7 @@ pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
     Fleet::open(place).await.map_err(|error| said("server.store", &error))
 }
 
-async fn open_limiter(config: &Config) -> Result<Limiter, StartError> {
+fn open_limiter(config: &Config) -> Result<Limiter, StartError> {
     let limiter = &config.limiter;
     let Some(url) = &limiter.url else { return Ok(Limiter::memory()) };
     let connection = RedisConnection {

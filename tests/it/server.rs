@@ -40,16 +40,14 @@ impl Fleet {
 
     fn appliance(&self, mode: &str, state: &str) -> Place {
         let appliance = with_file(mode, state);
-        if self.place.run(&["site", "list", "--json"]).stdout.is_empty() {
-            self.place.ok(&["site", "add", "clinic", "--name", "Elm Street", "--by", "ops"]);
-        }
+        self.place.ok(&["site", "add", "clinic", "--name", "Elm Street", "--by", "ops"]);
         let token = self.token(false);
         appliance.ok(&["enroll", token.trim()]);
         appliance
     }
 
     fn token(&self, again: bool) -> String {
-        let mut args = vec!["enroll-token", "--site", "clinic", "--appliance", "appliance-1", "--by", "ops"];
+        let mut args = vec!["enroll-token", "--site", "clinic", "--appliance", "this-host", "--by", "ops"];
         if again {
             args.push("--again");
         }
@@ -65,7 +63,7 @@ impl Fleet {
 
     /// Asks the server with curl: status and body.
     fn ask(&self, method: &str, path: &str, token: &str, body: Option<&str>) -> (u16, Value) {
-        let authority = self.place.dir.path().join("fleet/keys/authority.pem");
+        let authority = self.place.dir.path().join("fleet/keys/ca.pem");
         let mut command = Command::new("curl");
         command.args(["-sS", "-X", method, "-w", "\n%{http_code}", "--cacert"]).arg(authority);
         command.args(["-H", "content-type: application/json", "-H", &format!("authorization: Bearer {token}")]);
@@ -146,7 +144,7 @@ fn an_appliance_enrols_hands_its_evidence_over_and_heals_on_an_order() {
     // Drift, and an order to heal it.
     appliance.write("facts.json", "{\"state\": \"bad\"}");
     let body = format!(
-        r#"{{"verb": {{"do": "run_runbook", "check": "{FILE}", "params": {{}}}}, "target": ["clinic/appliance-1"], "reason": "a test"}}"#
+        r#"{{"verb": {{"do": "run_runbook", "check": "{FILE}", "params": {{}}}}, "target": ["clinic/this-host"], "reason": "a test"}}"#
     );
     let (status, request) = fleet.ask("POST", "/api/orders", &lee, Some(&body));
     assert!((200..300).contains(&status), "{status} {request}");
@@ -187,7 +185,7 @@ fn a_token_holds_once_for_one_appliance_and_one_server() {
     assert!(!second.dir.path().join("state/server/server.json").exists());
     // Not for another appliance.
     let other = with_file("observe", "good");
-    other.configure("id = \"clinic\"", "id = \"clinic\"\nappliance = \"another\"");
+    other.configure("[site]\n", "[site]\nappliance = \"another\"\n");
     let refused = other.run(&["enroll", &token]);
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
     // Not with a server whose authority is another.
