@@ -272,6 +272,8 @@ pub struct ApplianceLine {
     pub clock_offset_ms: Option<i64>,
     /// Entries it had not handed over when last seen; null where never.
     pub outbox: Option<u64>,
+    /// Entries of its log that the server holds, verified and in WORM.
+    pub held: u64,
     /// Its posture; null where never told.
     pub posture: Option<Value>,
 }

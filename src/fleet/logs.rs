@@ -1,5 +1,7 @@
 //! What the server holds of each appliance's log: entries, complete subtrees, the head it cosigned, where WORM has them.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::sql::Many;
@@ -241,4 +243,10 @@ pub async fn size(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<u64, Fle
     let select = "SELECT size FROM log WHERE site_id = $1 AND appliance_id = $2";
     let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?;
     row.map_or(Ok(0), |row| row.count(0))
+}
+
+/// Entries the server holds of every log, by site and appliance.
+pub async fn sizes(sql: &Sql) -> Result<BTreeMap<(SiteId, ApplianceId), u64>, FleetError> {
+    let rows = sql.rows("SELECT site_id, appliance_id, size FROM log", &[]).await?;
+    rows.iter().map(|row| Ok(((row.parse(0)?, row.parse(1)?), row.count(2)?))).collect()
 }

@@ -91,8 +91,6 @@ fn redis_may_come_later() {
     on_runtime(async {
         let limiter = Limiter::redis(nobody).unwrap();
         assert!(allowed(limiter.take("k", TEN).await) && limiter.is_degraded());
-        assert!(
-            Limiter::redis(RedisConnection { url: "http://x".to_owned(), password: None, roots: None }).is_err()
-        );
+        assert!(Limiter::redis(RedisConnection { url: "http://x".to_owned(), password: None, roots: None }).is_err());
     });
 }

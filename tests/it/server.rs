@@ -137,7 +137,7 @@ fn an_appliance_enrols_hands_its_evidence_over_and_heals_on_an_order() {
         let (status, all) = fleet.ask("GET", "/api/appliances", &lee, None);
         assert_eq!(status, 200, "{all}");
         let one = all[0].clone();
-        one["last_seen_at"].is_string() && one["posture"].is_object() && one["outbox"] == 0
+        one["last_seen_at"].is_string() && one["posture"].is_object() && one["held"].as_u64() > Some(0)
     };
     until("the server has seen the appliance", seen);
 

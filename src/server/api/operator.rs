@@ -9,7 +9,7 @@ use crate::domain::order::Verb;
 use crate::domain::role::Sites;
 use crate::fleet::people::Caller;
 use crate::fleet::sites::{self, Site};
-use crate::fleet::{BoxFuture, audit as trail, orders};
+use crate::fleet::{BoxFuture, audit as trail, logs, orders};
 use crate::server::enrolment;
 use crate::server::issue::{self, Asked};
 use crate::server::problem::Problem;
@@ -62,13 +62,18 @@ pub(super) fn add_site(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
 
 pub(super) fn appliances(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
     Box::pin(async move {
-        let all = state.fleet.read(|sql| Box::pin(sites::appliances(sql, None))).await?;
+        let (all, held) = state
+            .fleet
+            .read(|sql| Box::pin(async move { Ok((sites::appliances(sql, None).await?, logs::sizes(sql).await?)) }))
+            .await?;
         let lines: Vec<ApplianceLine> = all
             .into_iter()
             .filter(|one| caller.sites.includes(&one.site))
             .map(|one| {
+                let held = held.get(&(one.site.clone(), one.id.clone())).copied().unwrap_or(0);
                 let last = one.last;
                 ApplianceLine {
+                    held,
                     site: one.site.to_string(),
                     id: one.id.to_string(),
                     state: one.state.word().to_owned(),
