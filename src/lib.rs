@@ -29,8 +29,8 @@
 //!
 //! # Layers
 //!
-//! A module uses only what stands above it here: domain, shown; crypto, phi, config, telemetry; store, host, catalog; app,
-//! evidence, checks, heal; agent; cli. A test reads the source and fails otherwise.
+//! A module uses only what stands above it here: domain, shown; crypto, phi, config, telemetry, wire; store, fleet, lock,
+//! blob, net, host, catalog; app, evidence, checks, heal; agent, uplink, server; cli. A test reads the source and fails otherwise.
 
 pub mod agent;
 pub mod app;
