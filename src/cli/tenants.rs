@@ -158,6 +158,15 @@ async fn open(session: &Session<'_>, by: Option<&str>) -> Result<(Fleet, Timesta
     Ok((fleet, Clock::system().now(), format!("operator:{}", session.who(by)?)))
 }
 
+/// One answer, for programs or for people.
+fn said(session: &Session<'_>, json: &serde_json::Value, line: String) {
+    if session.out.is_json() {
+        session.out.json(json);
+    } else {
+        session.out.line(line);
+    }
+}
+
 impl Site {
     pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         on_runtime(async {
@@ -166,7 +175,8 @@ impl Site {
                     let (fleet, now, who) = open(session, add.by.as_deref()).await?;
                     let site = sites::Site { id: add.id, name: add.name, tier: add.tier, created_at: now };
                     enrolment::add_site(&fleet, &site, &who).await?;
-                    session.out.line(format!("{} ({}), {}", site.id, site.name, site.tier.word()));
+                    let line = format!("{} ({}), {}", site.id, site.name, site.tier.word());
+                    said(session, &json!({"schema": "malachor.site/1", "site": site}), line);
                 }
                 Self::List => {
                     let (fleet, ..) = open(session, Some("list")).await?;
@@ -252,7 +262,8 @@ impl User {
                             })
                         })
                         .await?;
-                    session.out.line(format!("{} is {} on {}", added.id, added.role, added.sites.stored()));
+                    let line = format!("{} is {} on {}", added.id, added.role, added.sites.stored());
+                    said(session, &json!({"schema": "malachor.done/1", "say": line}), line.clone());
                 }
                 Self::List => {
                     let (fleet, ..) = open(session, Some("list")).await?;
@@ -290,7 +301,8 @@ impl User {
                             })
                         })
                         .await?;
-                    session.out.line(format!("{} may do nothing any more", named.id));
+                    let line = format!("{} may do nothing any more", named.id);
+                    said(session, &json!({"schema": "malachor.done/1", "say": line}), line.clone());
                 }
             }
             Ok(Exit::Ok)
@@ -336,7 +348,7 @@ impl Token {
                         })
                         .await?;
                     if session.out.is_json() {
-                        session.out.json(&json!({"schema": "malachor.token/1", "id": id, "token": secret, "expires_at": expires_at.to_string()}));
+                        session.out.json(&json!({"schema": "malachor.token_text/1", "id": id, "token": secret, "expires_at": expires_at.to_string()}));
                     } else {
                         session.out.line(&secret);
                         session.out.note(format!("{id} holds until {expires_at}; it is not shown again"));
@@ -383,7 +395,8 @@ impl Token {
                             })
                         })
                         .await?;
-                    session.out.line(format!("{} does not hold any more", named.id));
+                    let line = format!("{} does not hold any more", named.id);
+                    said(session, &json!({"schema": "malachor.done/1", "say": line}), line.clone());
                 }
             }
             Ok(Exit::Ok)

@@ -193,6 +193,8 @@ fn roots(what: &str, file: Option<&Path>) -> Result<Option<rustls::RootCertStore
 /// Opens the store the configuration names.
 pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
     let store = &config.store;
+    // Sites may be added before the server ever ran.
+    prepare_dir(&config.state_dir).map_err(|error| said("server.state_dir", &error))?;
     let place = match &store.url {
         None => crate::fleet::Place::File(config.state_dir.join("fleet.db")),
         Some(url) => {
@@ -231,6 +233,7 @@ fn open_limiter(config: &Config) -> Result<Limiter, StartError> {
 /// Opens the evidence store the configuration names.
 pub async fn open_worm(config: &Config) -> Result<Worm, StartError> {
     let worm = &config.worm;
+    prepare_dir(&config.state_dir).map_err(|error| said("server.state_dir", &error))?;
     let place = match &worm.endpoint {
         None => blob::Place::Directory(config.state_dir.join("worm")),
         Some(endpoint) => {

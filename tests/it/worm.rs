@@ -85,7 +85,7 @@ struct Storage {
 
 impl Storage {
     fn start() -> Option<Self> {
-        let peers = Peers::start_with(&["s3"], &[("TESTPEERS_S3_TLS", "1")])?;
+        let peers = Peers::start_with(&["s3"], &[("MALACHOR_PEERS_S3_TLS", "1")])?;
         let http = Http::new(tls::client(peers.roots(), None).unwrap());
         Some(Self { peers, http })
     }

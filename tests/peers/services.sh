@@ -13,16 +13,16 @@ services.sh pause|resume|kill -d DIR NAME      SIGSTOP / SIGCONT / SIGKILL, for 
 services.sh status  -d DIR                     one line a service; exit 1 if one is down
 services.sh clean   -d DIR                     stop all and remove DIR
 services.sh with    [pg] [redis] [s3] -- CMD   start in a new folder, run CMD with the env, clean up
-Env: PG_BIN (folder), REDIS_SERVER, WEED (programs); TESTPEERS_TLS=0 for no TLS ports;
-     TESTPEERS_DURABLE=1 for fsync=on and appendonly redis (crash tests).
+Env: PG_BIN (folder), REDIS_SERVER, WEED (programs); MALACHOR_PEERS_TLS=0 for no TLS ports;
+     MALACHOR_PEERS_DURABLE=1 for fsync=on and appendonly redis (crash tests).
 U
 }
-say() { printf 'testpeers: %s\n' "$*" >&2; }
+say() { printf 'malachor-peers: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-VENV="${TESTPEERS_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/testpeers/venv}"
+VENV="${MALACHOR_PEERS_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/malachor-peers/venv}"
 SEAWEEDFS_VERSION="${SEAWEEDFS_VERSION:-4.48}"
-BOTO3_WANTED="${TESTPEERS_BOTO3:-0}"
+BOTO3_WANTED="${MALACHOR_PEERS_BOTO3:-0}"
 
 find_pg() {
   local d
@@ -87,10 +87,10 @@ port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 rnd() { head -c 18 /dev/urandom | base64 | tr '+/' 'ab'; }
 
 tls() {
-  [ "${TESTPEERS_TLS:-1}" = 1 ] || return 0
+  [ "${MALACHOR_PEERS_TLS:-1}" = 1 ] || return 0
   local t=$DIR/tls; [ -f "$t/ca.pem" ] && return 0; mkdir -p "$t"
   local n
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 7 -subj "/CN=testpeers CA" \
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 7 -subj "/CN=malachor-peers CA" \
     -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign -keyout "$t/ca.key" -out "$t/ca.pem" 2>/dev/null
   for n in server client; do
     openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$([ $n = server ] && echo localhost || echo tester)" -keyout "$t/$n.key" -out "$t/$n.csr" 2>/dev/null
@@ -106,14 +106,14 @@ init_pg() {
   local b d=$DIR/pg; b=$(find_pg) || die "no PostgreSQL: run '$0 install pg'"
   [ -d "$d/data" ] && return 0
   pg_prefix; mkdir -p "$d/sock"; put PGPASSWORD "$(rnd)"; printf '%s' "$(get PGPASSWORD)" >"$d/pw"
-  if [ "${TESTPEERS_TLS:-1}" = 1 ]; then cp "$DIR/tls/server.pem" "$DIR/tls/server.key" "$DIR/tls/ca.pem" "$d/"; chmod 600 "$d/server.key"; fi
+  if [ "${MALACHOR_PEERS_TLS:-1}" = 1 ]; then cp "$DIR/tls/server.pem" "$DIR/tls/server.key" "$DIR/tls/ca.pem" "$d/"; chmod 600 "$d/server.key"; fi
   [ "$(id -u)" != 0 ] || chown -R "$(pg_user)" "$d"
   (cd "$d" && "${PRE[@]}" "$b/initdb" -D "$d/data" -U tester -E UTF8 --locale=C.UTF-8 -A scram-sha-256 --pwfile="$d/pw" --no-sync >"$d/initdb.log" 2>&1) || { cat "$d/initdb.log" >&2; die initdb; }
   rm -f "$d/pw"
-  local sync=off; [ "${TESTPEERS_DURABLE:-0}" = 1 ] && sync=on
+  local sync=off; [ "${MALACHOR_PEERS_DURABLE:-0}" = 1 ] && sync=on
   { echo "listen_addresses='127.0.0.1'"; echo "unix_socket_directories='$d/sock'"; echo "max_connections=200"; echo "fsync=$sync"
     echo "synchronous_commit=$sync"; echo "full_page_writes=$sync"; echo "shared_buffers=64MB"; echo "timezone='UTC'"; echo "log_timezone='UTC'"
-    if [ "${TESTPEERS_TLS:-1}" = 1 ]; then echo "ssl=on"; echo "ssl_cert_file='$d/server.pem'"; echo "ssl_key_file='$d/server.key'"; echo "ssl_ca_file='$d/ca.pem'"; fi
+    if [ "${MALACHOR_PEERS_TLS:-1}" = 1 ]; then echo "ssl=on"; echo "ssl_cert_file='$d/server.pem'"; echo "ssl_key_file='$d/server.key'"; echo "ssl_ca_file='$d/ca.pem'"; fi
   } >"$d/extra.conf"
   [ "$(id -u)" != 0 ] || chown "$(pg_user)" "$d/extra.conf"
   echo "include '$d/extra.conf'" >>"$d/data/postgresql.conf"; }
@@ -142,8 +142,8 @@ start_redis() {
   [ -n "$(get REDIS_PASSWORD)" ] || put REDIS_PASSWORD "$(rnd)"
   for try in 1 2 3 4 5; do
     if [ -z "$(get REDIS_PORT)" ]; then mapfile -t ports < <(free_ports 2); put REDIS_PORT "${ports[0]}"; put REDIS_TLS_PORT "${ports[1]}"; fi
-    extra=(); if [ "${TESTPEERS_TLS:-1}" = 1 ]; then extra=(--tls-port "$(get REDIS_TLS_PORT)" --tls-cert-file "$DIR/tls/server.pem" --tls-key-file "$DIR/tls/server.key" --tls-ca-cert-file "$DIR/tls/ca.pem" --tls-auth-clients optional); fi
-    x=no; [ "${TESTPEERS_DURABLE:-0}" = 1 ] && x=yes
+    extra=(); if [ "${MALACHOR_PEERS_TLS:-1}" = 1 ]; then extra=(--tls-port "$(get REDIS_TLS_PORT)" --tls-cert-file "$DIR/tls/server.pem" --tls-key-file "$DIR/tls/server.key" --tls-ca-cert-file "$DIR/tls/ca.pem" --tls-auth-clients optional); fi
+    x=no; [ "${MALACHOR_PEERS_DURABLE:-0}" = 1 ] && x=yes
     (cd "$d" && exec setsid "$r" --bind 127.0.0.1 --port "$(get REDIS_PORT)" --unixsocket "$d/s" --requirepass "$(get REDIS_PASSWORD)" --dir "$d" --save "" \
        --appendonly $x --daemonize no --databases 4 "${extra[@]}") >>"$d/log" 2>&1 </dev/null & echo $! >"$DIR/redis.pid"; disown
     wait_for 30 settled redis port_open "$(get REDIS_PORT)" || true; alive redis && port_open "$(get REDIS_PORT)" && return 0
@@ -167,7 +167,7 @@ J
   for try in 1 2 3 4 5; do
     if [ -z "$(get S3_PORTS)" ]; then put S3_PORTS "$(free_ports 8 | tr '\n' ' ')"; fi
     read -r -a p <<<"$(get S3_PORTS)"; put S3_PORT "${p[0]}"
-    extra=(); if [ "${TESTPEERS_S3_TLS:-0}" = 1 ]; then extra=(-s3.cert.file="$DIR/tls/server.pem" -s3.key.file="$DIR/tls/server.key"); fi
+    extra=(); if [ "${MALACHOR_PEERS_S3_TLS:-0}" = 1 ]; then extra=(-s3.cert.file="$DIR/tls/server.pem" -s3.key.file="$DIR/tls/server.key"); fi
     # every bucket is a collection with volumes of its own: without these two settings a fresh server is full (500) after three buckets
     (cd "$d" && export WEED_MASTER_VOLUME_GROWTH_COPY_1=1 && exec setsid "$w" -logtostderr=true server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir="$d/data" -master.volumeSizeLimitMB=64 -volume.max=2000 -volume.preStopSeconds=0 -master.electionTimeout=1s -master.telemetry=false \
       -filer -s3 -s3.config="$d/s3.json" -s3.port="${p[0]}" -s3.port.grpc="${p[1]}" -filer.port="${p[2]}" -filer.port.grpc="${p[3]}" -master.port="${p[4]}" -master.port.grpc="${p[5]}" \
@@ -177,24 +177,24 @@ J
     [ "$try" != 5 ] && tail -n 30 "$d/log" | grep -q 'in use' || { tail -n 15 "$d/log" >&2; die "S3 server did not start"; }
     [ -f "$DIR/vars/pinned.s3" ] || rm -f "$DIR/vars/S3_PORTS"
   done; }
-s3_scheme() { [ "${TESTPEERS_S3_TLS:-0}" = 1 ] && echo https || echo http; }
+s3_scheme() { [ "${MALACHOR_PEERS_S3_TLS:-0}" = 1 ] && echo https || echo http; }
 # up = the gateway answers AND a volume server has joined (before that, PUTs fail with 500)
 s3_up() { alive s3 && port_open "$(get S3_PORT)" && local p && read -r -a p <<<"$(get S3_PORTS)" && grep -q 'Max":[1-9]' < <(http_get "${p[4]}" /dir/status); }
 http_get() { exec 4<>"/dev/tcp/127.0.0.1/$1"; printf 'GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n' "$2" >&4; timeout 2 cat <&4; }
 
 write_env() {
   local e=$DIR/env.new; : >"$e"; v() { printf 'export %s=%q\n' "$1" "$2" >>"$e"; }
-  v TESTPEERS_DIR "$DIR"
+  v MALACHOR_PEERS_DIR "$DIR"
   if [ -d "$DIR/pg" ]; then
     v PGHOST 127.0.0.1; v PGPORT "$(get PGPORT)"; v PGUSER tester; v PGDATABASE test; v PGPASSWORD "$(get PGPASSWORD)"; v PG_SOCKET_DIR "$DIR/pg/sock"
     v DATABASE_URL "postgres://tester:$(get PGPASSWORD)@localhost:$(get PGPORT)/test"; fi
   if [ -d "$DIR/redis" ]; then
     v REDIS_URL "redis://default:$(get REDIS_PASSWORD)@127.0.0.1:$(get REDIS_PORT)/0"; v REDIS_PASSWORD "$(get REDIS_PASSWORD)"; v REDIS_PORT "$(get REDIS_PORT)"; v REDIS_SOCKET "$DIR/redis/s"
-    [ "${TESTPEERS_TLS:-1}" != 1 ] || v REDIS_TLS_URL "rediss://default:$(get REDIS_PASSWORD)@localhost:$(get REDIS_TLS_PORT)/0"; fi
+    [ "${MALACHOR_PEERS_TLS:-1}" != 1 ] || v REDIS_TLS_URL "rediss://default:$(get REDIS_PASSWORD)@localhost:$(get REDIS_TLS_PORT)/0"; fi
   if [ -d "$DIR/s3" ]; then
     v S3_ENDPOINT "$(s3_scheme)://localhost:$(get S3_PORT)"; v S3_ACCESS_KEY "$(get S3_ACCESS_KEY)"; v S3_SECRET_KEY "$(get S3_SECRET_KEY)"
     v S3_WRITER_ACCESS_KEY "$(get S3_WRITER_ACCESS_KEY)"; v S3_WRITER_SECRET_KEY "$(get S3_WRITER_SECRET_KEY)"; v S3_REGION us-east-1; fi
-  [ "${TESTPEERS_TLS:-1}" != 1 ] || { v TLS_CA "$DIR/tls/ca.pem"; v TLS_CLIENT_CERT "$DIR/tls/client.pem"; v TLS_CLIENT_KEY "$DIR/tls/client.key"; }
+  [ "${MALACHOR_PEERS_TLS:-1}" != 1 ] || { v TLS_CA "$DIR/tls/ca.pem"; v TLS_CLIENT_CERT "$DIR/tls/client.pem"; v TLS_CLIENT_KEY "$DIR/tls/client.key"; }
   chmod 600 "$e"; mv "$e" "$DIR/env"; }
 
 cmd_start() {
@@ -229,7 +229,7 @@ main() {
       kill -$sig "$(pid "$n")"; if [ "$cmd" = kill ]; then wait_for 5 not_alive "$n"; rm -f "$DIR/$n.pid"; fi ;;
     status) need_dir; cmd_status ;;
     clean) need_dir; cmd_stop; [ -f "$DIR/env" ] || [ -d "$DIR/vars" ] || die "$DIR does not look like a state folder"; rm -rf "$DIR" ;;
-    with) [ ${#tail[@]} -gt 0 ] || die "with ... -- CMD"; DIR=$(mktemp -d "${TMPDIR:-/tmp}/testpeers.XXXXXX"); local rc=0
+    with) [ ${#tail[@]} -gt 0 ] || die "with ... -- CMD"; DIR=$(mktemp -d "${TMPDIR:-/tmp}/malachor-peers.XXXXXX"); local rc=0
       trap 'cmd_stop || true; rm -rf "$DIR"' EXIT; cmd_start "${rest[@]}"; ( set +u; . "$DIR/env"; exec "${tail[@]}" ) || rc=$?; exit $rc ;;
     *) usage; exit 2 ;;
   esac; }
