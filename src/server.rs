@@ -1,6 +1,6 @@
 //! The server: a fleet of appliances, tenants kept apart by certificate, evidence into WORM, signed orders out.
 //!
-//! One process, any number of replicas: all state is in the stores. [`router`] names each route's principal; [`gate`] finds
+//! One process, any number of replicas: all state is in the stores. [`router`] names each route's principal; `gate` finds
 //! out who calls before a handler is reached; nothing in a request's body or path ever selects a tenant.
 
 pub mod api;

@@ -3,7 +3,7 @@
 //! A client certificate names its tenant: `malachor://site/<site>/appliance/<appliance>` in its subject alternative name.
 //! Nothing else in a request ever selects one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -18,6 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::crypto::{hex, sha256};
 use crate::domain::id::{ApplianceId, SiteId};
+use crate::host::Host;
 use crate::net::tls::{TlsError, certificates_of, key_of};
 
 /// How long the authority itself holds.
@@ -246,19 +247,8 @@ fn read(path: &Path) -> Result<String, TlsError> {
 
 /// Writes a file whole or not at all.
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), TlsError> {
-    use std::io::Write;
-    use std::os::unix::fs::PermissionsExt;
-    let failed = |error: &dyn std::fmt::Display| TlsError::new(&path.display().to_string(), error);
-    let dir = path.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
-    let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(&dir)?;
-        file.write_all(bytes)?;
-        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        std::fs::File::open(&dir)?.sync_all()
-    };
-    write().map_err(|error: std::io::Error| failed(&error))
+    let name = path.display().to_string();
+    Host::live().replace(&name, bytes, mode, None).map_err(|error| TlsError::new(&name, &error))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{UplinkError, own, read};
 use crate::crypto::keys::VerifierKey;
 use crate::domain::id::{ApplianceId, SiteId};
+use crate::host::Host;
 use crate::net::http::{Http, Limits};
 use crate::net::tls::{certificates_of, client, key_of, roots_of};
 
@@ -159,18 +160,8 @@ pub(super) fn write(
     crate::app::prepare_dir(&dir).map_err(|error| own(dir.display(), error))?;
     let about = serde_json::to_string_pretty(about).map_err(|error| own(ABOUT, error))?;
     for (name, text) in [(KEY, key), (CERTIFICATE, certificate), (AUTHORITY, authority), (ABOUT, &about)] {
-        replace(&dir.join(name), text.as_bytes()).map_err(|error| own(dir.join(name).display(), error))?;
+        let path = dir.join(name).display().to_string();
+        Host::live().replace(&path, text.as_bytes(), 0o600, None).map_err(|error| own(&path, error))?;
     }
     Ok(())
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    // 0600 from the start.
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    std::fs::File::open(dir)?.sync_all()
 }
