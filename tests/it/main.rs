@@ -30,6 +30,8 @@ mod place;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod serving;
+#[cfg(test)]
 mod skip;
 #[cfg(test)]
 mod vectors;
