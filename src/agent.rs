@@ -4,4 +4,4 @@ mod core;
 mod driver;
 mod http;
 
-pub use driver::{AgentError, run};
+pub use driver::{AgentError, Ended, run};

@@ -1,5 +1,6 @@
 //! The capabilities, built from the configuration once; every role is a function over them.
 
+pub mod enrolled;
 mod identity;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::catalog::{Catalog, Diagnostics};
 use crate::config::{Config, ConfigError, Loaded, secret};
 use crate::crypto::keys::KeyError;
+use crate::domain::bundle::{BundleKind, SITE_FILE};
 use crate::domain::entry::SealContext;
 use crate::domain::id::{CheckId, RecordId, RecordKind};
 use crate::domain::plan::Plan;
@@ -132,7 +134,7 @@ impl App {
     /// Builds the capabilities. The state directory is created where it is missing; keys must exist.
     pub fn open(loaded: Loaded, host: Host, clock: Clock) -> Result<Self, AppError> {
         let config = &loaded.config;
-        let catalog = Catalog::load(config.catalog.dir.as_deref())?;
+        let catalog = content(&loaded)?;
         let settings = check_settings(&loaded, &catalog)?;
         let shown = |(id, runbook): (&CheckId, &Runbook)| Some((id.clone(), runbook.settings.shown(settings.get(id)?)));
         let shown = catalog.runbooks.iter().filter_map(shown).collect();
@@ -155,6 +157,23 @@ impl App {
             shown: Arc::new(shown),
             loaded: Arc::new(loaded),
         })
+    }
+
+    /// Whether a bundle of the server's would hold together with this appliance's own files: `None` where it would, or what
+    /// is wrong.
+    pub fn objection(&self, bundle: &enrolled::Bundle) -> Option<String> {
+        let tried = || -> Result<(), AppError> {
+            let (content, config) = match bundle.manifest.kind {
+                BundleKind::Content => (Some(bundle.files.clone()), None),
+                BundleKind::Config => (None, bundle.files.get(SITE_FILE)),
+            };
+            let loaded = config.map_or_else(|| Ok((*self.loaded).clone()), |text| self.loaded.over(text))?;
+            let dir = loaded.config.catalog.dir.as_deref();
+            let catalog = content.map(|files| Catalog::layered(files, dir)).transpose()?;
+            check_settings(&loaded, catalog.as_ref().unwrap_or(&self.catalog)).map(drop)?;
+            Ok(())
+        };
+        tried().err().map(|error| error.to_string())
     }
 
     /// Verifies the end of the log, and begins the log where there is none yet.
@@ -226,6 +245,27 @@ impl App {
     pub fn seal_context(&self) -> SealContext {
         self.identity.seal_context(&self.host, self.clock.now())
     }
+}
+
+/// A number from 0 to 1.
+pub fn chance() -> f64 {
+    let mut bytes = [0_u8; 2];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX),
+        Err(_) => 0.5,
+    }
+}
+
+/// The content an appliance works with: what is built in, what its server gave, its own directory.
+///
+/// What the server gave and cannot be verified any more is left out, and said; the server is asked for it again.
+pub fn content(loaded: &Loaded) -> Result<Catalog, Diagnostics> {
+    let config = &loaded.config;
+    let given = enrolled::bundle(&config.agent.state_dir, BundleKind::Content).unwrap_or_else(|why| {
+        tracing::error!("the server's content is left out: {why}");
+        None
+    });
+    Catalog::layered(given.map(|bundle| bundle.files).unwrap_or_default(), config.catalog.dir.as_deref())
 }
 
 /// The settings of every runbook, complete; an unknown runbook or a wrong value is placed where it was written.

@@ -8,5 +8,5 @@ mod runbook;
 mod source;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
-pub use directory::{BYTES, is_yaml};
-pub use load::{Catalog, EMBEDDED, Given, Mismatch, run_examples, run_rule_examples};
+pub use directory::{BYTES, is_yaml, read as read_dir};
+pub use load::{Catalog, EMBEDDED, Files, Given, Mismatch, run_examples, run_rule_examples};

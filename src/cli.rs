@@ -12,6 +12,7 @@ mod evidence;
 mod examples;
 mod exceptions;
 mod failure;
+mod fleet;
 mod generate;
 mod heal;
 mod incident;
@@ -119,6 +120,11 @@ enum Command {
     #[command(subcommand)]
     Site(tenants::Site),
     EnrollToken(tenants::EnrollToken),
+    /// Appliances of the fleet: list, revoke, release (on the server)
+    #[command(subcommand)]
+    Appliance(fleet::Appliance),
+    #[command(subcommand)]
+    Publish(fleet::Publish),
     Enroll(enroll::Enroll),
     /// People who may act on the server: add, list, end
     #[command(subcommand)]
@@ -207,6 +213,8 @@ fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit,
         Some(Command::Server(command)) => command.run(&session),
         Some(Command::Site(command)) => command.run(&session),
         Some(Command::EnrollToken(command)) => command.run(&session),
+        Some(Command::Appliance(command)) => command.run(&session),
+        Some(Command::Publish(command)) => command.run(&session),
         Some(Command::Enroll(command)) => command.run(&session),
         Some(Command::User(command)) => command.run(&session),
         Some(Command::Token(command)) => command.run(&session),

@@ -103,6 +103,10 @@ pub struct Agent {
     pub heartbeat: Period,
     /// How far a check's start may wander from its interval, in percent.
     pub jitter_percent: u8,
+    /// How often the server hears how this appliance is, and says what is new; orders come at once.
+    pub check_in: Period,
+    /// Entries that may wait for the server before changes of findings are left out of the log, with a signed record of it.
+    pub outbox_entries: u64,
 }
 
 impl Default for Agent {
@@ -111,6 +115,8 @@ impl Default for Agent {
             state_dir: PathBuf::from("/var/lib/malachor"),
             heartbeat: Period(Duration::from_hours(1)),
             jitter_percent: 10,
+            check_in: Period(Duration::from_mins(1)),
+            outbox_entries: 250_000,
         }
     }
 }
@@ -351,6 +357,9 @@ impl Config {
         }
         if self.server.names.is_empty() {
             return Err("server.names: at least the one name appliances call this server by".to_owned());
+        }
+        if self.agent.check_in.0 < Duration::from_secs(1) {
+            return Err("agent.check_in: at least 1s".to_owned());
         }
         if self.agent.jitter_percent > 50 {
             return Err("agent.jitter_percent: at most 50".to_owned());

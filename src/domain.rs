@@ -3,6 +3,7 @@
 //! Everything here takes its time, ids and facts as values, so every rule can be tried with any input in a test.
 
 pub mod baseline;
+pub mod bundle;
 pub mod control;
 pub mod entry;
 pub mod exception;

@@ -5,6 +5,7 @@
 //! changes state writes its [`audit`] row in the same one. The tenant stands in every key.
 
 pub mod audit;
+pub mod bundles;
 pub mod logs;
 pub mod orders;
 pub mod people;

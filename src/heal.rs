@@ -4,6 +4,7 @@
 
 mod decide;
 mod executor;
+mod gap;
 mod journal;
 mod look;
 mod own;

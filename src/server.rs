@@ -15,6 +15,7 @@ mod listen;
 pub mod metrics;
 pub mod openapi;
 pub mod problem;
+pub mod publish;
 pub mod router;
 pub mod state;
 
@@ -46,6 +47,7 @@ pub async fn run(state: Arc<State>) -> Result<(), StartError> {
 /// Starts listening and the background loops; dropping what it gives ends them.
 pub async fn start(state: Arc<State>) -> Result<Listening, StartError> {
     state.read_revoked().await.map_err(|error| StartError(format!("server.store: {error}")))?;
+    state.read_bundles().await.map_err(|error| StartError(format!("server.store: {error}")))?;
     let loops = jobs::spawn(&state);
     Listening::start(state, loops).await
 }

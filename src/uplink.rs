@@ -7,13 +7,15 @@ mod enrol;
 mod link;
 mod orders;
 mod pinned;
+mod pull;
 mod push;
 mod run;
 
 use serde::de::DeserializeOwned;
 
+pub use crate::app::enrolled::is_enrolled;
 pub use enrol::enrol;
-pub use link::{Link, is_enrolled};
+pub use link::Link;
 pub use run::run;
 
 use crate::net::NetError;

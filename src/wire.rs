@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::domain::id::{ApplianceId, SiteId};
 
+/// Clocks differ: certificates hold from so many seconds before they were issued.
+pub const EARLIER_S: i64 = 600;
+
 /// First word of an enrolment token.
 const PREFIX: &str = "mle1.";
 
@@ -125,8 +128,12 @@ pub struct CheckIn {
     pub version: String,
     /// Its time, RFC 3339.
     pub time: String,
-    /// Id of the order key it verifies with.
-    pub order_key: Option<String>,
+    /// Ids of the order keys it verifies with.
+    pub order_keys: Vec<String>,
+    /// The content it works with; null where only what is built in.
+    pub content: Option<Announced>,
+    /// The server's configuration it works with; null where none.
+    pub config: Option<Announced>,
     /// The last order it used.
     pub order_seq: u64,
     /// Entries of its log.
@@ -152,6 +159,32 @@ pub struct CheckedIn {
     pub order_seq: u64,
     /// Whether the appliance came back with less than it had: it must not act before a person looks.
     pub rolled_back: bool,
+    /// The keys that sign orders (a DSSE envelope, as text), where the appliance holds others.
+    pub order_keys: Option<String>,
+    /// The content it should work with; null where nothing was published.
+    pub content: Option<Announced>,
+    /// The configuration it should work with; null where nothing was published.
+    pub config: Option<Announced>,
+}
+
+/// Which bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Announced {
+    /// Its number.
+    pub number: u64,
+    /// SHA-256 of its manifest, in hexadecimal.
+    pub sha256: String,
+}
+
+/// A bundle with its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundleFiles {
+    /// The signed manifest: a DSSE envelope, as text.
+    pub envelope: String,
+    /// The files it names.
+    pub files: std::collections::BTreeMap<String, String>,
 }
 
 /// How far the server follows a log.
@@ -285,6 +318,14 @@ pub struct AskToken {
     /// Whether it may take the place of an appliance that is enrolled.
     #[serde(default)]
     pub again: bool,
+}
+
+/// Why something is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Because {
+    /// In a sentence.
+    pub reason: String,
 }
 
 /// A token, shown once.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::app::{App, AppError};
+use crate::app::{App, AppError, chance};
 use crate::domain::id::CheckId;
 use crate::domain::incident::IncidentState;
 use crate::heal::{self, HealError, Reach};
@@ -48,8 +48,17 @@ pub enum AgentError {
     Io(#[from] std::io::Error),
 }
 
-/// Runs the agent until SIGTERM or SIGINT; a second signal ends it at once.
-pub async fn run(app: &App) -> Result<(), AgentError> {
+/// Why the agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Its server gave it content or configuration: it is to be started again with them.
+    Reload,
+}
+
+/// Runs the agent until SIGTERM or SIGINT, or until its server gave it something new; a second signal ends it at once.
+pub async fn run(app: &App) -> Result<Ended, AgentError> {
     let taken = || AgentError::Taken(app.state_dir().display().to_string());
     let _lock = FileLock::take(&app.state_dir().join("agent.lock"))?.ok_or_else(taken)?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -66,7 +75,9 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
     tasks.spawn(async move { (None, heal::recover(&interrupted).await.map(drop)) });
     let checks = app.checks().map(|runbook| (runbook.id.clone(), app.every(runbook)));
     let (stop, stopping) = watch::channel(false);
-    let conversation = tokio::spawn(uplink::run(app.clone(), stopping));
+    let mut conversation = tokio::spawn(uplink::run(app.clone(), stopping));
+    let mut talking = true;
+    let mut ended = Ended::Stopped;
     let mut core = Core::new(checks, app.config().agent.heartbeat.0, app.config().agent.jitter_percent);
     let start = Instant::now();
     loop {
@@ -79,17 +90,30 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
             () = tokio::time::sleep_until(wake) => {}
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            heard = &mut conversation, if talking => {
+                talking = false;
+                match heard {
+                    Ok(true) => {
+                        ended = Ended::Reload;
+                        break;
+                    }
+                    Ok(false) => {}
+                    Err(_) => tracing::error!("speaking with the server ended in a defect; it begins again with the agent"),
+                }
+            }
         }
         for (check, pause) in pulse(app).await {
             core.hasten(&check, pause);
         }
     }
-    notify(&[NotifyState::Stopping]);
+    if ended == Ended::Stopped {
+        notify(&[NotifyState::Stopping]);
+    }
     tracing::info!(running = tasks.len(), "stopping: what runs is brought to its end");
     stop.send(true).ok();
     let finish = async {
         while tasks.join_next().await.is_some() {}
-        if conversation.await.is_err() {
+        if talking && conversation.await.is_err() {
             tracing::error!("speaking with the server ended in a defect");
         }
     };
@@ -100,7 +124,7 @@ pub async fn run(app: &App) -> Result<(), AgentError> {
         _ = interrupt.recv() => tracing::warn!("stopped at once; what ran is verified at the next start"),
     }
     drop(server);
-    Ok(())
+    Ok(ended)
 }
 
 fn spawn(app: &App, tasks: &mut JoinSet<(Option<CheckId>, Result<(), HealError>)>, due: Due) {
@@ -191,14 +215,4 @@ async fn pulse(app: &App) -> Vec<(CheckId, Duration)> {
 fn notify(states: &[NotifyState<'_>]) {
     // Without systemd there is nobody to tell.
     sd_notify::notify(states).ok();
-}
-
-/// A number from 0 to 1.
-fn chance() -> f64 {
-    use ring::rand::SecureRandom;
-    let mut bytes = [0_u8; 2];
-    match ring::rand::SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX),
-        Err(_) => 0.5,
-    }
 }

@@ -15,7 +15,7 @@ const ENTRIES: usize = 2000;
 pub const BYTES: u64 = 256 * 1024;
 
 /// The YAML files below a directory, by path. Links to directories are not followed, so there is no going in circles.
-pub(super) fn read(dir: &Path) -> Result<BTreeMap<String, String>, Diagnostics> {
+pub fn read(dir: &Path) -> Result<BTreeMap<String, String>, Diagnostics> {
     let (mut files, mut open, mut seen) = (BTreeMap::new(), vec![(dir.to_owned(), 0)], 0);
     trusted(dir).map_err(|why| complaint(dir, &why))?;
     while let Some((dir, depth)) = open.pop() {

@@ -34,28 +34,40 @@ pub struct Catalog {
     pub rules: Rules,
 }
 
-/// One content file: its name for messages, its text.
-type Files = BTreeMap<String, String>;
+/// Content files: their names for messages, their texts.
+pub type Files = BTreeMap<String, String>;
 
 impl Catalog {
     /// Loads what is compiled in, then `dir`, whose runbooks and rules replace those of the same id.
     pub fn load(dir: Option<&Path>) -> Result<Self, Diagnostics> {
+        Self::layered(Files::new(), dir)
+    }
+
+    /// The same with files of a server between the two: each layer replaces what has the same id below it.
+    pub fn layered(server: Files, dir: Option<&Path>) -> Result<Self, Diagnostics> {
         let own = dir.map(directory::read).transpose()?.unwrap_or_default();
         let controls = Controls::parse(CONTROLS)
             .map_err(|error| Diagnostics(vec![Diagnostic::at("hipaa-controls.json", "", (0, 0), error)]))?;
-        let built_in = Given::compile(embedded(), &controls, &BTreeMap::new());
-        let own = Given::compile(own, &controls, &built_in.runbooks);
-        let complaints: Vec<Diagnostic> = built_in.complaints().chain(own.complaints()).cloned().collect();
+        let (mut runbooks, mut rules) = (BTreeMap::new(), BTreeMap::<String, Rule>::new());
+        let (mut complaints, mut replaced) = (Vec::new(), false);
+        let layers = [embedded(), server, own];
+        let mut ids: Vec<BTreeSet<String>> = Vec::new();
+        for files in &layers {
+            let given = Given::compile(files.clone(), &controls, &runbooks);
+            complaints.extend(given.complaints().cloned());
+            replaced |= given.runbooks.keys().any(|id| runbooks.contains_key(id));
+            ids.push(given.rules.iter().map(|rule| rule.id.to_string()).collect());
+            runbooks.extend(given.runbooks);
+            rules.extend(given.rules.into_iter().map(|rule| (rule.id.to_string(), rule)));
+        }
         if !complaints.is_empty() {
             return Err(Diagnostics(complaints));
         }
-        let own_rules: BTreeSet<String> = own.rules.iter().map(|rule| rule.id.to_string()).collect();
-        let replaced = own.runbooks.keys().any(|id| built_in.runbooks.contains_key(id));
-        let rules = built_in.rules.into_iter().chain(own.rules).map(|rule| (rule.id.to_string(), rule));
-        let rules: BTreeMap<String, Rule> = rules.collect();
-        let runbooks: BTreeMap<CheckId, Runbook> = built_in.runbooks.into_iter().chain(own.runbooks).collect();
         if replaced {
-            still_fit(&runbooks, &own_rules)?;
+            for (layer, files) in layers.iter().enumerate() {
+                let above: BTreeSet<String> = ids.iter().skip(layer + 1).flatten().cloned().collect();
+                still_fit(files, &runbooks, &above)?;
+            }
         }
         Ok(Self { controls, runbooks, rules: Rules::new(rules.into_values().collect()) })
     }
@@ -66,13 +78,17 @@ impl Catalog {
     }
 }
 
-/// Whether the built-in rules that were not replaced can still run the runbooks they name, of which some were.
-fn still_fit(runbooks: &BTreeMap<CheckId, Runbook>, replaced: &BTreeSet<String>) -> Result<(), Diagnostics> {
+/// Whether the rules of a layer that were not replaced can still run the runbooks they name, of which some were.
+fn still_fit(
+    files: &Files,
+    runbooks: &BTreeMap<CheckId, Runbook>,
+    replaced: &BTreeSet<String>,
+) -> Result<(), Diagnostics> {
     let known: Known<'_> = runbooks.iter().collect();
-    let rules = embedded().into_iter().filter(|(_, text)| is_rules(text));
+    let rules = files.iter().filter(|(_, text)| is_rules(text));
     let stays = |rule: &RuleSource| !replaced.contains(&rule.id.value);
     let wrong: Vec<Diagnostic> =
-        rules.filter_map(|(file, text)| compile_rules(&file, &text, &known, stays).err()).flatten().collect();
+        rules.filter_map(|(file, text)| compile_rules(file, text, &known, stays).err()).flatten().collect();
     if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
 }
 

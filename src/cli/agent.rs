@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::agent;
+use crate::agent::{self, Ended};
 use crate::app::{App, Clock, init_keys, keys_exist};
 use crate::host::Host;
 
@@ -29,9 +29,17 @@ impl Agent {
             tracing::info!("made the keys of a new appliance in {}", state.join("keys").display());
         }
         block_on(async {
-            let app = App::open(loaded, Host::live(), Clock::system())?;
-            agent::run(&app).await.map_err(|error| Failure::unavailable(&error))?;
-            Ok(Exit::Ok)
+            let mut app = App::open(loaded, Host::live(), Clock::system())?;
+            loop {
+                match agent::run(&app).await.map_err(|error| Failure::unavailable(&error))? {
+                    Ended::Stopped => return Ok(Exit::Ok),
+                    Ended::Reload => {
+                        tracing::info!("starting again with what the server gave");
+                        drop(app);
+                        app = App::open(session.loaded()?, Host::live(), Clock::system())?;
+                    }
+                }
+            }
         })
     }
 }

@@ -34,7 +34,7 @@ impl Config {
         let loaded = session.loaded()?;
         match self {
             Self::Check => {
-                let catalog = Catalog::load(loaded.config.catalog.dir.as_deref())?;
+                let catalog = crate::app::content(&loaded)?;
                 check_settings(&loaded, &catalog)?;
                 let file =
                     session.config_file().map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());

@@ -15,7 +15,7 @@ use super::{Exit, Failure};
 /// Enrol this appliance with the server that made the token.
 ///
 /// The token holds once. The key of the client certificate is made here and never leaves; the server is believed only if
-/// its authority is the one the token names. A running agent speaks with the server after its next start.
+/// its authority is the one the token names. A running agent begins to speak with the server by itself.
 #[derive(Debug, Args)]
 pub(super) struct Enroll {
     /// What `malachor enroll-token` printed on the server

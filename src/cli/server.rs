@@ -5,11 +5,18 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use jiff::Timestamp;
+
 use crate::app::Clock;
+use crate::fleet::Fleet;
+use crate::fleet::sites::{self, ApplianceState};
+use crate::server::keys::{ServerKeys, begin_rotation, end_rotation};
+use crate::server::state::audited;
 use crate::server::{self, StartError, State};
 
 use super::output::Tint;
 use super::session::Session;
+use super::tenants::{open, said};
 use super::{Exit, Failure};
 
 /// Run the server: appliances, evidence, orders.
@@ -26,6 +33,35 @@ pub(super) struct Server {
 pub(super) enum Task {
     /// Try on the evidence store itself whether it refuses to delete and change
     CheckWorm,
+    /// The keys that sign orders: who holds them, and their rotation
+    #[command(subcommand)]
+    Keys(Keys),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Keys {
+    /// List the keys, and how many appliances hold each
+    List,
+    /// Begin a rotation: a new key is made, announced to the fleet, and used for whoever holds it
+    Rotate(By),
+    /// End a rotation: the old key counts nowhere any more
+    Retire(Retire),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct By {
+    /// Who does it [default: the user behind sudo]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Retire {
+    #[command(flatten)]
+    by: By,
+    /// Even if appliances do not hold the new key: they have to be enrolled again
+    #[arg(long)]
+    force: bool,
 }
 
 impl Server {
@@ -33,6 +69,7 @@ impl Server {
         let loaded = session.loaded()?;
         match self.command {
             Some(Task::CheckWorm) => on_runtime(check_worm(session)),
+            Some(Task::Keys(keys)) => on_runtime(keys.run(session)),
             None => {
                 crate::telemetry::init(&loaded.config.telemetry);
                 tracing::info!(version = env!("CARGO_PKG_VERSION"), "malachor server starts");
@@ -59,6 +96,93 @@ pub(super) fn on_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> R
         .build()
         .map_err(|error| Failure::new(Exit::Internal, format!("the runtime does not start: {error}")))?;
     runtime.block_on(work)
+}
+
+impl Keys {
+    async fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
+        let loaded = session.loaded()?;
+        let (dir, domain) = (loaded.config.server.state_dir.join("keys"), &loaded.config.site.operator_domain);
+        let own = || ServerKeys::open(&dir, domain).map_err(|error| Failure::unavailable(&error));
+        let refused = |why: String| Failure::new(Exit::Usage, why);
+        match self {
+            Self::List => list_keys(session, &own()?).await?,
+            Self::Rotate(by) => {
+                let (fleet, now, who) = open(session, by.by.as_deref()).await?;
+                own()?;
+                begin_rotation(&dir).map_err(refused)?;
+                let ids = own()?.order_ids();
+                note(&fleet, now, (&who, "order_key.rotate"), &ids).await?;
+                let line = format!("the next key is announced: {}", ids.last().map_or("", String::as_str));
+                said(session, &json!({"schema": "malachor.done/1", "say": line}), line.clone());
+            }
+            Self::Retire(retire) => {
+                let (fleet, now, who) = open(session, retire.by.by.as_deref()).await?;
+                let ids = own()?.order_ids();
+                let newest = ids.last().cloned().unwrap_or_default();
+                let without = lacking(&fleet, &newest).await?;
+                if ids.len() > 1 && !without.is_empty() && !retire.force {
+                    let why = "do not hold the new key yet; wait for them, or --force and enrol them again";
+                    return Err(refused(format!("{} {why}", without.join(", "))));
+                }
+                end_rotation(&dir).map_err(refused)?;
+                note(&fleet, now, (&who, "order_key.retire"), &[newest]).await?;
+                let line = "the old key counts nowhere any more".to_owned();
+                said(session, &json!({"schema": "malachor.done/1", "say": line}), line.clone());
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+async fn note(fleet: &Fleet, now: Timestamp, (who, act): (&str, &str), ids: &[String]) -> Result<(), Failure> {
+    let (who, act, ids) = (who.to_owned(), act.to_owned(), ids.to_vec());
+    let written = fleet.write(move |sql| {
+        let (who, act, ids) = (who.clone(), act.clone(), ids.clone());
+        Box::pin(async move { audited(sql, ("", now), (&who, &act, "order key"), json!({"keys": ids})).await })
+    });
+    Ok(written.await?)
+}
+
+/// Appliances that may speak and do not hold a key.
+async fn lacking(fleet: &Fleet, key: &str) -> Result<Vec<String>, Failure> {
+    let all = held_keys(fleet).await?;
+    let without = all.into_iter().filter(|(_, held)| !held.iter().any(|id| id == key));
+    Ok(without.map(|(name, _)| name).collect())
+}
+
+async fn held_keys(fleet: &Fleet) -> Result<Vec<(String, Vec<String>)>, Failure> {
+    let read = fleet.read(|sql| {
+        Box::pin(async move {
+            let mut held = Vec::new();
+            for one in sites::appliances(sql, None).await? {
+                if one.state != ApplianceState::Revoked {
+                    let keys = sites::order_keys_held(sql, &one.site, &one.id).await?;
+                    held.push((format!("{}/{}", one.site, one.id), keys));
+                }
+            }
+            Ok(held)
+        })
+    });
+    Ok(read.await?)
+}
+
+async fn list_keys(session: &Session<'_>, keys: &ServerKeys) -> Result<(), Failure> {
+    let (fleet, ..) = open(session, Some("list")).await?;
+    let all = held_keys(&fleet).await?;
+    let mut rows = vec![["ORDER KEY", "HELD BY", "NOT BY"].map(str::to_owned).to_vec()];
+    for (id, vkey) in keys.order_ids().into_iter().zip(keys.order_keys()) {
+        let (with, without): (Vec<_>, Vec<_>) = all.iter().partition(|(_, held)| held.contains(&id));
+        let without: Vec<&str> = without.iter().map(|(name, _)| name.as_str()).collect();
+        if session.out.is_json() {
+            let held_by = with.len();
+            session.out.json(&json!({"schema": "malachor.order_key/1", "id": id, "vkey": vkey, "held_by": held_by, "not_by": without}));
+        }
+        rows.push(vec![id, with.len().to_string(), without.join(", ")]);
+    }
+    if !session.out.is_json() {
+        session.out.table(&rows);
+    }
+    Ok(())
 }
 
 async fn check_worm(session: &Session<'_>) -> Result<Exit, Failure> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{App, AppError, Clock, init_keys, keys_exist};
+use crate::app::{App, AppError, Clock, content, enrolled, init_keys, keys_exist};
 use crate::catalog::Catalog;
 use crate::config::{Config, Level, Loaded, Role, load, load_without_content, trusted};
 use crate::domain::mode::Mode;
@@ -45,7 +45,17 @@ impl<'a> Session<'a> {
     /// The layered configuration.
     pub(super) fn loaded(&self) -> Result<Loaded, Failure> {
         let file = self.trusted_file()?;
-        Ok(self.leveled(load(file.as_deref(), self.env.iter().cloned())?))
+        let own = load(file.as_deref(), self.env.iter().cloned())?;
+        let loaded = match enrolled::config(&own.config.agent.state_dir) {
+            Ok(None) => own,
+            Ok(Some(text)) => own.over(&text)?,
+            // What it forbade is not known any more: nothing is changed until the server said it again.
+            Err(why) => {
+                self.out.note(format!("the server's configuration cannot be read, so nothing is healed: {why}"));
+                observing(own, "server")
+            }
+        };
+        Ok(self.leveled(loaded))
     }
 
     fn trusted_file(&self) -> Result<Option<PathBuf>, Failure> {
@@ -76,7 +86,7 @@ impl<'a> Session<'a> {
 
     /// The content the configuration names.
     pub(super) fn catalog(&self) -> Result<Catalog, Failure> {
-        Ok(Catalog::load(self.loaded()?.config.catalog.dir.as_deref())?)
+        Ok(content(&self.loaded()?)?)
     }
 
     /// The content the configuration names; where that is broken, what is built in, for work on other files.
@@ -157,6 +167,7 @@ impl<'a> Session<'a> {
         let path = dir.path().to_owned();
         let loaded = loaded.with_flag("agent.state_dir", "--dry-run", |config| config.agent.state_dir = path);
         init_keys(dir.path(), &loaded.config.site, None)?;
+        enrolled::copy_content(&state, dir.path()).map_err(|why| Failure::unavailable(&why))?;
         let app = App::open(loaded, Host::live(), Clock::system())?;
         Ok(Scratch { app, original: database.is_file().then_some(database), dir })
     }

@@ -152,14 +152,14 @@ impl From<Problem> for Failure {
 }
 
 /// The store, the time, and who acts as `operator:NAME`.
-async fn open(session: &Session<'_>, by: Option<&str>) -> Result<(Fleet, Timestamp, String), Failure> {
+pub(super) async fn open(session: &Session<'_>, by: Option<&str>) -> Result<(Fleet, Timestamp, String), Failure> {
     let loaded = session.loaded()?;
     let fleet = open_fleet(&loaded.config.server).await?;
     Ok((fleet, Clock::system().now(), format!("operator:{}", session.who(by)?)))
 }
 
 /// One answer, for programs or for people.
-fn said(session: &Session<'_>, json: &serde_json::Value, line: String) {
+pub(super) fn said(session: &Session<'_>, json: &serde_json::Value, line: String) {
     if session.out.is_json() {
         session.out.json(json);
     } else {

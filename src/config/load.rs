@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::domain::mode::Mode;
 use crate::domain::schema::nearest;
 
 use super::{Config, text_of};
@@ -14,12 +15,18 @@ use super::{Config, text_of};
 const PREFIX: &str = "MALACHOR__";
 /// Bytes of a configuration file; the example with every key has a few thousand.
 const MOST: u64 = 1024 * 1024;
+/// What the server's layer is called in messages.
+const SERVER: &str = "the server's configuration";
+/// What the server's layer may say. Who an appliance is, where it keeps things and what it logs stays its own.
+const FROM_SERVER: &[&str] = &["agent.heartbeat", "agent.jitter_percent", "heal", "runbooks", "site.timezone"];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// Built in.
     Default,
+    /// A line of what the server gave.
+    Server(usize),
     /// A line of the file.
     File(PathBuf, usize),
     /// An environment variable.
@@ -32,6 +39,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => out.write_str("default"),
+            Self::Server(line) => write!(out, "{SERVER}:{line}"),
             Self::File(path, line) => write!(out, "{}:{line}", path.display()),
             Self::Env(name) => write!(out, "environment {name}"),
             Self::Flag(name) => write!(out, "flag {name}"),
@@ -57,12 +65,51 @@ pub struct Loaded {
     origins: BTreeMap<String, Origin>,
     /// The tables of the file: where a mistake about one as a whole stands, but where none of its values came from.
     tables: BTreeMap<String, Origin>,
+    file: Option<PathBuf>,
+    environment: Vec<(String, String)>,
 }
 
 impl Loaded {
     /// The built-in configuration.
     pub fn defaults() -> Self {
-        Self { config: Config::default(), origins: BTreeMap::new(), tables: BTreeMap::new() }
+        Self {
+            config: Config::default(),
+            origins: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            file: None,
+            environment: Vec::new(),
+        }
+    }
+
+    /// The same layers over what the server gave.
+    ///
+    /// A mode is the strictest that any layer says: neither the server nor this machine can loosen the other's.
+    pub fn over(&self, server: &str) -> Result<Self, ConfigError> {
+        layered(Some(server), self.file.as_deref(), self.environment.iter().cloned(), &[])
+    }
+
+    /// Keeps every mode at least as strict as the server's layer has it.
+    fn keep_strict(&mut self, server: &Value) {
+        let mode = |value: Option<&Value>| value.and_then(|mode| serde_json::from_value(mode.clone()).ok());
+        let mut held = Vec::new();
+        if let Some(limit) = mode(server.pointer("/heal/mode"))
+            && limit < self.config.heal.mode
+        {
+            self.config.heal.mode = limit;
+            held.push("heal.mode".to_owned());
+        }
+        for (id, runbook) in &mut self.config.runbooks {
+            let limit: Option<Mode> = mode(server.pointer(&format!("/runbooks/{id}/mode")));
+            if let Some(limit) = limit
+                && runbook.mode.is_none_or(|mode| limit < mode)
+            {
+                runbook.mode = Some(limit);
+                held.push(format!("runbooks.{id}.mode"));
+            }
+        }
+        for key in held {
+            self.origins.insert(key, Origin::Server(0));
+        }
     }
 
     /// Changes one value from a flag.
@@ -128,7 +175,7 @@ pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
-    layered(file, environment, &[])
+    layered(None, file, environment, &[])
 }
 
 /// The same without what is said about content and single runbooks, for what must work when that is broken.
@@ -136,16 +183,22 @@ pub fn load_without_content(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
-    layered(file, environment, &["catalog", "runbooks"])
+    layered(None, file, environment, &["catalog", "runbooks"])
 }
 
 fn layered(
+    server: Option<&str>,
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
     without: &[&str],
 ) -> Result<Loaded, ConfigError> {
-    let mut loaded = Loaded::defaults();
+    let mut loaded = Loaded { file: file.map(Path::to_owned), ..Loaded::defaults() };
     let mut tree = Value::Object(Map::new());
+    if let Some(text) = server {
+        tree = server_layer(text)?;
+        (loaded.origins, loaded.tables) = origins_of(text, Origin::Server);
+    }
+    let strict = tree.clone();
     if let Some(path) = file {
         let text = text_of(path, MOST).map_err(|message| ConfigError { place: path.display().to_string(), message })?;
         if without.is_empty() {
@@ -153,9 +206,12 @@ fn layered(
         }
         let mut table: toml::Table = toml::from_str(&text).map_err(|error| file_error(path, &text, &error))?;
         table.retain(|section, _| !without.contains(&section));
-        tree = serde_json::to_value(&table)
+        let own = serde_json::to_value(&table)
             .map_err(|error| ConfigError { place: path.display().to_string(), message: error.to_string() })?;
-        (loaded.origins, loaded.tables) = file_origins(path, &text);
+        merge(&mut tree, own);
+        let (origins, tables) = origins_of(&text, |line| Origin::File(path.to_owned(), line));
+        loaded.origins.extend(origins);
+        loaded.tables.extend(tables);
     }
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
@@ -164,16 +220,48 @@ fn layered(
             continue;
         }
         overlay(&mut tree, rest, &name, &value, &mut loaded.origins)?;
+        loaded.environment.push((name, value));
     }
     let place =
         || file.filter(|_| !without.is_empty()).map_or("environment".to_owned(), |path| path.display().to_string());
     loaded.config = serde_json::from_value(tree)
         .map_err(|error| ConfigError { place: place(), message: with_hint(&error.to_string()) })?;
+    loaded.keep_strict(&strict);
     loaded.config.check().map_err(|message| {
         let key = message.split(':').next().unwrap_or_default().to_owned();
         ConfigError { place: loaded.place(&key).to_string(), message }
     })?;
     Ok(loaded)
+}
+
+/// What the server gave, if it says only what a server may.
+fn server_layer(text: &str) -> Result<Value, ConfigError> {
+    let at = |offset: usize, message: String| ConfigError {
+        place: Origin::Server(line_of(text, offset)).to_string(),
+        message,
+    };
+    let table: toml::Table = toml::from_str::<Config>(text)
+        .and_then(|_| toml::from_str(text))
+        .map_err(|error| at(error.span().map_or(0, |span| span.start), with_hint(error.message())))?;
+    let (keys, _) = origins_of(text, Origin::Server);
+    let allowed = |key: &str| FROM_SERVER.iter().any(|may| key == *may || key.starts_with(&format!("{may}.")));
+    if let Some((key, place)) = keys.iter().find(|(key, _)| !allowed(key)) {
+        let message = format!("{key}: a server may say only {}", FROM_SERVER.join(", "));
+        return Err(ConfigError { place: place.to_string(), message });
+    }
+    serde_json::to_value(&table).map_err(|error| at(0, error.to_string()))
+}
+
+/// Lays one tree over another; lists are replaced whole.
+fn merge(below: &mut Value, above: Value) {
+    match (below, above) {
+        (Value::Object(below), Value::Object(above)) => {
+            for (key, value) in above {
+                merge(below.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (below, above) => *below = above,
+    }
 }
 
 /// Reads the file alone, so that its mistakes are placed in it.
@@ -273,13 +361,13 @@ fn typed(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// The line of every key of the file that holds a value, and of every table.
-fn file_origins(path: &Path, text: &str) -> (BTreeMap<String, Origin>, BTreeMap<String, Origin>) {
+/// The line of every key of a text that holds a value, and of every table.
+fn origins_of(text: &str, origin: impl Fn(usize) -> Origin) -> (BTreeMap<String, Origin>, BTreeMap<String, Origin>) {
     let (mut origins, mut tables) = (BTreeMap::new(), BTreeMap::new());
     if let Ok(table) = toml::de::DeTable::parse(text) {
         walk(table.get_ref(), "", &mut |key, offset, is_table| {
             let map = if is_table { &mut tables } else { &mut origins };
-            map.insert(key, Origin::File(path.to_owned(), line_of(text, offset)));
+            map.insert(key, origin(line_of(text, offset)));
         });
     }
     (origins, tables)

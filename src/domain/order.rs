@@ -41,7 +41,7 @@ pub enum Verb {
         /// On stops everything.
         on: bool,
     },
-    /// Make new signing keys, announced by the old ones.
+    /// Make a new key for the client certificate.
     RotateKeys {},
     /// Fetch the site's configuration now.
     UpdateConfig {},

@@ -238,10 +238,10 @@ fn order_of(row: &Row) -> Result<StoredOrder, FleetError> {
     })
 }
 
-/// When the newest order was queued, in milliseconds of the epoch; 0 where there is none.
-pub async fn last_queued(sql: &Sql) -> Result<i64, FleetError> {
-    let row = sql.row("SELECT coalesce(max(queued_at), 0) FROM appliance_order", &[]).await?;
-    row.map_or(Ok(0), |row| row.int(0))
+/// Appliances for which something is queued.
+pub async fn queued(sql: &Sql) -> Result<Vec<(SiteId, ApplianceId)>, FleetError> {
+    let select = "SELECT DISTINCT site_id, appliance_id FROM appliance_order WHERE state = 'queued' LIMIT 10000";
+    sql.rows(select, &[]).await?.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
 }
 
 /// Whether an appliance is listened to, and the last place given out in its sequence.

@@ -119,8 +119,8 @@ pub struct LastSeen {
     pub at: Timestamp,
     /// Version of its program.
     pub version: String,
-    /// Id of the order key it verifies with.
-    pub order_key_seen: Option<String>,
+    /// Ids of the order keys it verifies with.
+    pub order_keys: Vec<String>,
     /// The last order it used.
     pub order_seq: u64,
     /// How far its clock is ahead of the server's, in milliseconds.
@@ -344,7 +344,7 @@ fn appliance_of(row: &Row) -> Result<Appliance, FleetError> {
         Some(at) => Some(LastSeen {
             at,
             version: row.maybe_text(9)?.unwrap_or_default(),
-            order_key_seen: row.maybe_text(10)?,
+            order_keys: words(row.maybe_text(10)?),
             order_seq: row.count(11)?,
             clock_offset_ms: row.int(12)?,
             outbox_depth: row.count(13)?,
@@ -372,7 +372,7 @@ pub async fn check_in(sql: &Sql, site: &SiteId, id: &ApplianceId, said: &LastSee
     let params = [
         said.at.into(),
         (&said.version).into(),
-        said.order_key_seen.clone().into(),
+        said.order_keys.join(",").into(),
         said.order_seq.into(),
         said.clock_offset_ms.into(),
         said.outbox_depth.into(),
@@ -382,6 +382,24 @@ pub async fn check_in(sql: &Sql, site: &SiteId, id: &ApplianceId, said: &LastSee
         site.as_str().into(),
         id.as_str().into(),
     ];
+    sql.run_one(update, &params, "the appliance is not enrolled").await
+}
+
+fn words(text: Option<String>) -> Vec<String> {
+    text.unwrap_or_default().split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Ids of the order keys an appliance holds: given at enrolment, told at check-ins.
+pub async fn order_keys_held(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<Vec<String>, FleetError> {
+    let select = "SELECT order_key_seen FROM appliance WHERE site_id = $1 AND id = $2";
+    let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?;
+    Ok(words(row.map(|row| row.maybe_text(0)).transpose()?.flatten()))
+}
+
+/// Writes down which order keys an appliance was given.
+pub async fn hold_order_keys(sql: &Sql, site: &SiteId, id: &ApplianceId, held: &[String]) -> Result<(), FleetError> {
+    let update = "UPDATE appliance SET order_key_seen = $1 WHERE site_id = $2 AND id = $3";
+    let params = [held.join(",").into(), site.as_str().into(), id.as_str().into()];
     sql.run_one(update, &params, "the appliance is not enrolled").await
 }
 

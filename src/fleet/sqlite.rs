@@ -18,7 +18,8 @@ const GROUP: usize = 128;
 /// Connections that only read.
 const READERS: usize = 2;
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/sqlite/0001_fleet.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/sqlite/0001_fleet.sql"), include_str!("migrations/sqlite/0002_bundles.sql")];
 
 /// A unit of work; gives what is to be told once everything of the group is on disk.
 type Job = Box<dyn FnOnce(&Sql) -> Told + Send>;

@@ -63,6 +63,18 @@ async fn change(app: &App, name: &'static str, value: &str, what: &str, who: &st
     Ok(())
 }
 
+/// Writes down what the server gave, or what of it was refused.
+pub async fn from_server(app: &App, what: &str, detail: Map<String, Value>) -> Result<(), HealError> {
+    let (app_, what) = (app.clone(), what.to_owned());
+    app.store
+        .write(move |tx| {
+            tx.append(&[app_.decision_entry(&what, "server", detail)], &app_.seal_context())?;
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
 /// Answers the open question about an incident.
 pub async fn answer(app: &App, incident: &RecordId, answer: Answer, who: &str) -> Result<Approval, HealError> {
     let who = named(who)?;

@@ -17,12 +17,12 @@ use crate::phi::Scrubbed;
 use crate::store::{Approval, KnownFinding, Mark, StoreError, Tx};
 use crate::telemetry::events;
 
-use super::HealError;
 use super::decide::{Proposal, propose, propose_for};
 use super::executor::{self, Outcome};
 use super::look::look;
 use super::proof::{Act, plan_detail, plan_sha256};
 use super::recover::recover_check;
+use super::{HealError, gap};
 
 /// Pause before a failure is looked at again to confirm it.
 const CONFIRM: std::time::Duration = std::time::Duration::from_secs(2);
@@ -151,7 +151,11 @@ pub(super) async fn record(
             let moved = incident.as_ref().map(|now| now.state) != was;
             if moved || before.is_none_or(|before| changed(&before.finding, &finding)) {
                 let moved = incident.as_ref().filter(|_| moved);
-                tx.append(&[app_.check_entry(runbook, &finding, silenced, moved)], &app_.seal_context())?;
+                if gap::room(&app_, tx, now)? || moved.is_some() {
+                    tx.append(&[app_.check_entry(runbook, &finding, silenced, moved)], &app_.seal_context())?;
+                } else {
+                    gap::leave_out(tx, now)?;
+                }
             }
             Ok((known, incident))
         })

@@ -109,7 +109,7 @@ impl App {
         self.plain(EntryKind::Action, Some("recorded"), Some(why), detail)
     }
 
-    fn plain(
+    pub(super) fn plain(
         &self,
         kind: EntryKind,
         outcome: Option<&str>,
@@ -250,6 +250,7 @@ pub async fn heartbeat(app: &App) -> Result<(), HealError> {
     let app_ = app.clone();
     app.store
         .write(move |tx| {
+            super::gap::room(&app_, tx, now)?;
             let verdicts = verdicts(&app_, tx, now)?;
             let posture = Posture::count(verdicts.iter().map(|(_, verdict, excepted)| (*verdict, *excepted)));
             events::posture(&posture);

@@ -71,6 +71,14 @@ pub fn router() -> Router {
         .with(schema::<crate::wire::CheckIn>(), schema::<crate::wire::CheckedIn>()),
         Route::new(
             get(),
+            "/v1/bundles/{kind}",
+            Class::Presence,
+            Appliance(appliance::bundle),
+            "The content or configuration published for the appliance's site",
+        )
+        .with(None, schema::<crate::wire::BundleFiles>()),
+        Route::new(
+            get(),
             "/v1/log",
             Class::Evidence,
             Appliance(evidence::log),
@@ -122,6 +130,14 @@ pub fn router() -> Router {
             "A one-time enrolment token",
         )
         .with(schema::<crate::wire::AskToken>(), schema::<crate::wire::TokenText>()),
+        Route::new(
+            post(),
+            "/api/sites/{site}/appliances/{appliance}/release",
+            Class::Reading,
+            Person(Deed::ManageFleet, operator::release),
+            "Lets an appliance that came back with an older state act again",
+        )
+        .with(schema::<crate::wire::Because>(), schema::<crate::wire::Empty>()),
         Route::new(
             post(),
             "/api/sites/{site}/appliances/{appliance}/revoke",

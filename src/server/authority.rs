@@ -20,13 +20,14 @@ use crate::crypto::{hex, sha256};
 use crate::domain::id::{ApplianceId, SiteId};
 use crate::host::Host;
 use crate::net::tls::{TlsError, certificates_of, key_of};
+use crate::wire::EARLIER_S;
 
 /// How long the authority itself holds.
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365 * 20);
 /// How long the server's own certificate holds; it is made anew at a start with less than half of it left.
 const OWN_LIFE: SignedDuration = SignedDuration::from_hours(24 * 180);
 /// Clocks differ: certificates hold from a little earlier.
-const EARLIER: SignedDuration = SignedDuration::from_mins(10);
+const EARLIER: SignedDuration = SignedDuration::from_secs(EARLIER_S);
 
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";

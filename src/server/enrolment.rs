@@ -8,8 +8,8 @@ use super::state::{State, audited};
 use crate::crypto::{hex, sha256};
 use crate::domain::id::{ApplianceId, SiteId};
 use crate::domain::time::signed;
-use crate::fleet::sites::{self, EnrolToken, Site};
-use crate::fleet::{Fleet, FleetError};
+use crate::fleet::sites::{self, ApplianceState, EnrolToken, Site};
+use crate::fleet::{Fleet, FleetError, logs, orders};
 use crate::wire::Token;
 
 /// A token just made.
@@ -76,6 +76,68 @@ pub async fn add_site(fleet: &Fleet, site: &Site, who: &str) -> Result<(), Fleet
                 sites::add_site(sql, &site).await?;
                 let detail = json!({"name": site.name, "tier": site.tier.word()});
                 audited(sql, (site.id.as_str(), site.created_at), (&who, "site.add", site.id.as_str()), detail).await
+            })
+        })
+        .await
+}
+
+/// Ends an appliance's right to speak.
+pub async fn revoke(
+    fleet: &Fleet,
+    (site, appliance): (SiteId, ApplianceId),
+    who: &str,
+    now: Timestamp,
+) -> Result<(), FleetError> {
+    let who = who.to_owned();
+    fleet
+        .write(move |sql| {
+            let (site, appliance, who) = (site.clone(), appliance.clone(), who.clone());
+            Box::pin(async move {
+                sites::revoke(sql, &site, &appliance, now).await?;
+                let name = format!("{site}/{appliance}");
+                audited(sql, (site.as_str(), now), (&who, "appliance.revoke", &name), json!({})).await
+            })
+        })
+        .await
+}
+
+/// Lets an appliance that had come back with an older state act again, because a person looked.
+///
+/// Refused while it still has less than the server holds of it: its log would tell two stories under one name.
+pub async fn release(
+    fleet: &Fleet,
+    (site, appliance): (SiteId, ApplianceId),
+    (who, reason): (&str, &str),
+    now: Timestamp,
+) -> Result<(), FleetError> {
+    let (who, reason) = (who.to_owned(), reason.trim().to_owned());
+    if reason.is_empty() {
+        return Err(FleetError::Refused("a reason is needed: what was found, and why it may act again".to_owned()));
+    }
+    fleet
+        .write(move |sql| {
+            let (site, appliance, who, reason) = (site.clone(), appliance.clone(), who.clone(), reason.clone());
+            Box::pin(async move {
+                let name = format!("{site}/{appliance}");
+                let known = sites::appliance(sql, &site, &appliance).await?;
+                let known = known.ok_or_else(|| FleetError::NotThere(format!("no appliance is called `{name}`")))?;
+                if known.state != ApplianceState::RolledBack {
+                    let why = format!("{name} is {}; only what came back with an older state is released", known.state.word());
+                    return Err(FleetError::Refused(why));
+                }
+                let holds = logs::size(sql, &site, &appliance).await?;
+                let used = orders::last_acknowledged(sql, &site, &appliance).await?;
+                let has = known.last.as_ref().map_or((0, 0), |last| (last.log_size, last.order_seq));
+                if has.0 < holds || has.1 < used {
+                    let why = format!(
+                        "{name} still has {} entries and {} used orders where the server knows {holds} and {used}: restore a newer \
+                         state on it, or enrol it under a new name and revoke this one",
+                        has.0, has.1
+                    );
+                    return Err(FleetError::Refused(why));
+                }
+                sites::set_state(sql, &site, &appliance, ApplianceState::Active).await?;
+                audited(sql, (site.as_str(), now), (&who, "appliance.release", &name), json!({"reason": reason})).await
             })
         })
         .await

@@ -186,7 +186,8 @@ fn rate(class: Class) -> Rate {
     let (limit, window) = match class {
         // A check-in a minute and a long poll after another, with headroom for a restart.
         Class::Presence => (120, Duration::from_mins(1)),
-        Class::Orders => (10, Duration::from_mins(5)),
+        // Each site has less room than that, whoever asks.
+        Class::Orders => (60, Duration::from_mins(5)),
         Class::Enrolment => (20, Duration::from_mins(5)),
         Class::Evidence | Class::Reading => (600, Duration::from_mins(1)),
     };

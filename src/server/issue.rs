@@ -1,7 +1,10 @@
 //! From a person's request to signed orders: who is meant, whether a second person is needed, one envelope for each.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -15,9 +18,13 @@ use crate::domain::role::Sites;
 use crate::fleet::orders::{self, Request, StoredOrder};
 use crate::fleet::sites::{self, Appliance, ApplianceState, PlanTier};
 use crate::fleet::{FleetError, Sql};
+use crate::lock::{Rate, Taken};
 
 /// How long an order holds where nobody says otherwise.
 const LIFE: i64 = 1800;
+
+/// Requests a site takes, whoever asks: a fleet is not flooded by a mistake, nor by a stolen token.
+const PER_SITE: Rate = Rate { limit: 10, window: Duration::from_mins(5) };
 
 /// What somebody asks for.
 #[derive(Debug, Clone)]
@@ -50,6 +57,7 @@ pub async fn ask(state: &Arc<State>, asked: Asked) -> Result<OrderId, Problem> {
     if SignedDuration::from_secs(life_s) > MAX_LIFE {
         return Err(Problem::bad("life_s", format!("an order holds for at most {} s", MAX_LIFE.as_secs())));
     }
+    room(state, &asked).await?;
     let (id, now) = (OrderId::request(state.random()?), state.clock.now());
     let (this, id_) = (Arc::clone(state), id.clone());
     let rung = state
@@ -83,6 +91,25 @@ pub async fn ask(state: &Arc<State>, asked: Asked) -> Result<OrderId, Problem> {
         state.ring(&site, &appliance);
     }
     Ok(id)
+}
+
+/// Whether every site that is meant has room for one more request, whoever asks.
+async fn room(state: &Arc<State>, asked: &Asked) -> Result<(), Problem> {
+    let of = asked.clone();
+    let meant = state.fleet.read(move |sql| {
+        let of = of.clone();
+        Box::pin(async move { meant(sql, &of).await })
+    });
+    let sites: BTreeSet<SiteId> = meant.await?.into_iter().map(|one| one.site).collect();
+    for site in sites {
+        if let Taken::Later { after } = state.limiter.take(&format!("orders:{site}"), PER_SITE).await {
+            let detail =
+                format!("{site}: {} requests within {} s are allowed", PER_SITE.limit, PER_SITE.window.as_secs());
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
+            return Err(Problem { retry_after: Some(after.as_secs().saturating_add(1)), ..problem });
+        }
+    }
+    Ok(())
 }
 
 /// A second person's word on a request that waits.
@@ -219,7 +246,7 @@ async fn issue(
             reason: request.reason.clone(),
             verb: verb.clone(),
         };
-        let envelope = signed(state, &order)?;
+        let envelope = signed(state, &order, &sites::order_keys_held(sql, &site, &appliance).await?)?;
         let stored = StoredOrder {
             site: site.clone(),
             appliance: appliance.clone(),
@@ -240,10 +267,11 @@ async fn issue(
     Ok(rung)
 }
 
-fn signed(state: &State, order: &Order) -> Result<Vec<u8>, FleetError> {
+fn signed(state: &State, order: &Order, held: &[String]) -> Result<Vec<u8>, FleetError> {
     let wrong = |error: &dyn std::fmt::Display| FleetError::Refused(format!("the order cannot be signed: {error}"));
     let value: Value = serde_json::to_value(order).map_err(|error| wrong(&error))?;
     let payload = jcs::to_vec(&value).map_err(|error| wrong(&error))?;
-    let (key, public) = state.keys.order();
+    let keys = state.keys();
+    let (key, public) = keys.order_for(held);
     dsse::sign(ORDER, &payload, key, public.id()).map_err(|error| wrong(&error))
 }

@@ -23,7 +23,20 @@ pub(super) fn spawn(state: &Arc<State>) -> JoinSet<()> {
                 Ok(()) => revoked.metrics.did("revocations", revoked.clock.now()),
                 Err(error) => tracing::warn!("which certificates are revoked cannot be read: {error}"),
             }
+            if let Err(error) = revoked.read_keys() {
+                tracing::error!("the keys cannot be read again; those read before stay in use: {error}");
+            }
             revoked.metrics.limiter_degraded.set(i64::from(revoked.limiter.is_degraded()));
+            tokio::time::sleep(EVERY).await;
+        }
+    });
+    let bundles = Arc::clone(state);
+    loops.spawn(async move {
+        loop {
+            match bundles.read_bundles().await {
+                Ok(()) => bundles.metrics.did("bundles", bundles.clock.now()),
+                Err(error) => tracing::warn!("what is published cannot be read: {error}"),
+            }
             tokio::time::sleep(EVERY).await;
         }
     });
@@ -41,14 +54,14 @@ pub(super) fn spawn(state: &Arc<State>) -> JoinSet<()> {
     if state.fleet.kind() == "postgresql" {
         let looking = Arc::clone(state);
         loops.spawn(async move {
-            let mut seen = 0;
             loop {
-                match looking.fleet.read(|sql| Box::pin(orders::last_queued(sql))).await {
-                    Ok(last) if last > seen => {
-                        seen = last;
-                        looking.ring_all();
+                match looking.fleet.read(|sql| Box::pin(orders::queued(sql))).await {
+                    Ok(waiting) => {
+                        for (site, appliance) in waiting {
+                            looking.ring(&site, &appliance);
+                        }
+                        looking.metrics.did("order_watch", looking.clock.now());
                     }
-                    Ok(_) => looking.metrics.did("order_watch", looking.clock.now()),
                     Err(error) => tracing::warn!("new orders cannot be looked for: {error}"),
                 }
                 tokio::time::sleep(LOOK).await;

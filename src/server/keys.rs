@@ -1,15 +1,24 @@
-//! The server's signing keys: one for orders, one with which it witnesses logs. Old order keys stay beside the current
-//! one until every appliance has seen the new one.
+//! The server's signing keys: one with which it witnesses logs, and one for orders, with the next one beside it while a
+//! rotation lasts. Both are announced, and each appliance gets orders by the newest it is known to hold.
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
+use crate::crypto::dsse;
+use crate::crypto::jcs;
 use crate::crypto::keys::{KeyError, PrivateKey, SignatureType, VerifierKey};
+use crate::domain::bundle::ORDER_KEYS;
+
+const ORDER: &str = "order.pem";
+const NEXT: &str = "order-next.pem";
+const WITNESS: &str = "witness.pem";
 
 /// What the server signs with.
 #[derive(Debug)]
 pub struct ServerKeys {
-    order: PrivateKey,
-    order_public: VerifierKey,
+    /// Oldest first; one, or two while a rotation lasts.
+    orders: Vec<(PrivateKey, VerifierKey)>,
     witness: PrivateKey,
     witness_public: VerifierKey,
 }
@@ -24,21 +33,102 @@ impl ServerKeys {
             }
             PrivateKey::load(&path)
         };
-        let (order, witness) = (load("order.pem")?, load("witness.pem")?);
-        let order_public = VerifierKey::ed25519(format!("{operator_domain}/malachor/orders").parse()?, order.public());
+        let witness = load(WITNESS)?;
+        let mut files = vec![ORDER];
+        if dir.join(NEXT).exists() {
+            files.push(NEXT);
+        }
+        let mut orders = Vec::new();
+        for file in files {
+            let key = load(file)?;
+            let public = VerifierKey::ed25519(format!("{operator_domain}/malachor/orders").parse()?, key.public());
+            orders.push((key, public));
+        }
         let witness_name = format!("{operator_domain}/malachor/witness").parse()?;
         let witness_public = VerifierKey::cosigner(witness_name, witness.public());
         debug_assert_eq!(witness_public.kind, SignatureType::CosignatureV1);
-        Ok(Self { order, order_public, witness, witness_public })
+        Ok(Self { orders, witness, witness_public })
     }
 
-    /// Signs orders.
-    pub fn order(&self) -> (&PrivateKey, &VerifierKey) {
-        (&self.order, &self.order_public)
+    /// The newest key for orders that an appliance holds, by the ids it told; the oldest where it told none of ours.
+    pub fn order_for(&self, held: &[String]) -> (&PrivateKey, &VerifierKey) {
+        let known = self.orders.iter().rev().find(|(_, public)| held.contains(&public.id().to_string()));
+        #[expect(clippy::indexing_slicing, reason = "`open` never leaves the list empty")]
+        let (key, public) = known.unwrap_or(&self.orders[0]);
+        (key, public)
+    }
+
+    /// The public keys for orders (C2SP vkey), oldest first.
+    pub fn order_keys(&self) -> Vec<String> {
+        self.orders.iter().map(|(_, public)| public.to_string()).collect()
+    }
+
+    /// Their ids, oldest first.
+    pub fn order_ids(&self) -> Vec<String> {
+        self.orders.iter().map(|(_, public)| public.id().to_string()).collect()
+    }
+
+    /// The list of keys that sign orders, for appliances that hold others: signed by the oldest, which they know.
+    pub fn announcement(&self) -> Result<String, String> {
+        let payload = jcs::to_vec(&json!({"version": 1, "keys": self.order_keys()}));
+        let payload = payload.map_err(|error| error.to_string())?;
+        let (key, public) = self.order_for(&[]);
+        let line = dsse::sign(ORDER_KEYS, &payload, key, public.id()).map_err(|error| error.to_string())?;
+        Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
     /// Cosigns heads.
     pub fn witness(&self) -> (&PrivateKey, &VerifierKey) {
         (&self.witness, &self.witness_public)
+    }
+}
+
+/// Begins a rotation: the next key is made and announced, and used for whoever is known to hold it.
+pub fn begin_rotation(dir: &Path) -> Result<(), String> {
+    let next = dir.join(NEXT);
+    if next.exists() {
+        return Err("a rotation is under way; end it with `malachor server keys retire`".to_owned());
+    }
+    let made = PrivateKey::generate().and_then(|key| key.create(&next));
+    made.map_err(|error| error.to_string())
+}
+
+/// Ends a rotation: the old key is gone, and what it signs from now on counts nowhere.
+pub fn end_rotation(dir: &Path) -> Result<(), String> {
+    let next = dir.join(NEXT);
+    if !next.exists() {
+        return Err("no rotation is under way; begin one with `malachor server keys rotate`".to_owned());
+    }
+    std::fs::rename(&next, dir.join(ORDER)).map_err(|error| format!("{}: {error}", next.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::dsse::Envelope;
+
+    #[test]
+    fn the_next_key_signs_for_those_who_hold_it_and_is_announced_by_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || ServerKeys::open(dir.path(), "fleet.example").unwrap();
+        let first = open();
+        let old = first.order_for(&[]).1.clone();
+        begin_rotation(dir.path()).unwrap();
+        assert!(begin_rotation(dir.path()).is_err());
+        let both = open();
+        let ids = both.order_ids();
+        assert_eq!(ids.len(), 2);
+        assert_eq!(*both.order_for(&ids[..1]).1, old, "it has not seen the next");
+        let next = both.order_for(&ids).1.clone();
+        assert_ne!(next, old);
+        let announced = Envelope::parse(both.announcement().unwrap().as_bytes()).unwrap();
+        assert!(announced.verify(&[old.key]).is_ok());
+        end_rotation(dir.path()).unwrap();
+        assert!(end_rotation(dir.path()).is_err());
+        let last = open();
+        assert_eq!(last.order_keys(), [next.to_string()]);
+        let announced = Envelope::parse(last.announcement().unwrap().as_bytes()).unwrap();
+        assert!(announced.clone().verify(&[old.key]).is_err());
+        assert!(announced.verify(&[next.key]).is_ok());
     }
 }

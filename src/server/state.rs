@@ -19,13 +19,16 @@ use crate::blob::{self, Bucket, Worm};
 use crate::catalog::Catalog;
 use crate::config::Loaded;
 use crate::config::server::Server as Config;
+use crate::crypto::{hex, sha256_hex};
+use crate::domain::bundle::BundleKind;
 use crate::domain::id::{ApplianceId, SiteId};
 use crate::domain::time::signed;
 use crate::fleet::audit::{self, Audit};
-use crate::fleet::{Fleet, PostgresConnection, Sql, sites};
+use crate::fleet::{Fleet, PostgresConnection, Sql, bundles, sites};
 use crate::lock::{Limiter, RedisConnection};
 use crate::net::http::Http;
 use crate::net::tls;
+use crate::wire::Announced;
 
 /// Everything a request needs.
 #[derive(Debug)]
@@ -42,17 +45,17 @@ pub struct State {
     pub limiter: Limiter,
     /// Issues certificates.
     pub authority: Authority,
-    /// Signs orders and heads.
-    pub keys: ServerKeys,
     /// Runbooks that orders may name.
     pub catalog: Catalog,
     /// What time it is.
     pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
+    keys: RwLock<Arc<ServerKeys>>,
     waiting: Mutex<BTreeMap<(SiteId, ApplianceId), Arc<Notify>>>,
     revoked: RwLock<BTreeSet<String>>,
     revoked_read_at: AtomicI64,
+    bundles: RwLock<BTreeMap<(BundleKind, Option<SiteId>), Announced>>,
 }
 
 /// Why the server cannot start; each names the setting.
@@ -79,6 +82,12 @@ impl State {
         let fleet = open_fleet(&config).await?;
         let limiter = open_limiter(&config)?;
         let worm = open_worm(&config).await?;
+        let fingerprint = hex(&authority.fingerprint());
+        let claimed = fleet.write(move |sql| {
+            let fingerprint = fingerprint.clone();
+            Box::pin(async move { bundles::claim(sql, &fingerprint).await })
+        });
+        claimed.await.map_err(|error| said("server.store", &error))?;
         Ok(Self {
             config,
             operator_domain,
@@ -86,14 +95,27 @@ impl State {
             worm,
             limiter,
             authority,
-            keys,
+            keys: RwLock::new(Arc::new(keys)),
             catalog,
             metrics: Metrics::new(),
             clock,
             waiting: Mutex::default(),
             revoked: RwLock::default(),
             revoked_read_at: AtomicI64::new(i64::MIN),
+            bundles: RwLock::default(),
         })
+    }
+
+    /// What signs orders and heads.
+    pub fn keys(&self) -> Arc<ServerKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the keys again: a rotation may have begun or ended.
+    pub fn read_keys(&self) -> Result<(), crate::crypto::keys::KeyError> {
+        let keys = ServerKeys::open(&self.keys_dir(), &self.operator_domain)?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
     }
 
     /// Where keys lie.
@@ -115,12 +137,20 @@ impl State {
         }
     }
 
-    /// Rings every bell: another replica may have queued something.
-    pub fn ring_all(&self) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        for bell in waiting.values() {
-            bell.notify_waiters();
-        }
+    /// Reads again what is published.
+    pub async fn read_bundles(&self) -> Result<(), crate::fleet::FleetError> {
+        let manifests = self.fleet.read(|sql| Box::pin(bundles::in_force(sql))).await?;
+        let announced = manifests.into_iter().map(|(manifest, bytes)| {
+            ((manifest.kind, manifest.site), Announced { number: manifest.number, sha256: sha256_hex(&bytes) })
+        });
+        *self.bundles.write().unwrap_or_else(PoisonError::into_inner) = announced.collect();
+        Ok(())
+    }
+
+    /// What is published for a site, as of at most a second ago: its own, else the fleet's.
+    pub fn bundle(&self, kind: BundleKind, site: &SiteId) -> Option<Announced> {
+        let all = self.bundles.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(&(kind, Some(site.clone()))).or_else(|| all.get(&(kind, None))).cloned()
     }
 
     /// Whether a certificate is revoked, as of at most a second ago.

@@ -9,13 +9,14 @@ use hyper::Request;
 use hyper::header::CONTENT_TYPE;
 use rcgen::{CertificateParams, KeyPair};
 
-use super::link::{About, answered, write};
-use super::{UplinkError, own, pinned};
+use super::link::{answered, write, write_client};
+use super::{Link, UplinkError, own, pinned};
 use crate::app::Identity;
+use crate::app::enrolled::About;
 use crate::crypto::{base64, sha256, unhex};
 use crate::net::http::{Http, Limits};
-use crate::net::tls::certificates_of;
-use crate::wire::{Enrol, Enrolled, Keys, Proof, Token, proof_text};
+use crate::net::tls::{certificates_of, key_of};
+use crate::wire::{Enrol, Enrolled, Keys, Proof, Renew, Renewed, Token, proof_text};
 
 /// Enrols this appliance; what it gets is kept in the state directory.
 ///
@@ -23,10 +24,7 @@ use crate::wire::{Enrol, Enrolled, Keys, Proof, Token, proof_text};
 pub async fn enrol(state: &Path, identity: &Identity, token: &Token) -> Result<(), UplinkError> {
     let wrong = |what: &str| UplinkError::Own(format!("the token's {what} cannot be read"));
     let fingerprint: [u8; 32] = unhex(&token.authority).ok_or_else(|| wrong("authority"))?;
-    let pair = KeyPair::generate().map_err(|error| own("client key", error))?;
-    let params = CertificateParams::new(Vec::new()).map_err(|error| own("certificate request", error))?;
-    let csr = params.serialize_request(&pair).map_err(|error| own("certificate request", error))?;
-    let csr = csr.der().to_vec();
+    let (pair, csr) = request()?;
     let (entry, head, recovery) = identity.public().map_err(|error| own("keys", error))?;
     let origin = identity.origin().to_string();
     let (by_entry, by_head) = identity.sign_both(proof_text(&origin, &token.secret, &csr).as_bytes());
@@ -58,5 +56,26 @@ pub async fn enrol(state: &Path, identity: &Identity, token: &Token) -> Result<(
         order_keys: enrolled.order_keys,
         witness_key: enrolled.witness_key,
     };
-    write(state, &about, &pair.serialize_pem(), &enrolled.certificate, &enrolled.authority)
+    write(state, &about, (&pair.serialize_pem(), &enrolled.certificate), &enrolled.authority)
+}
+
+/// Gets a new client certificate for a new key, before the old one ends.
+pub(super) async fn renew(state: &Path, link: &Link) -> Result<(), UplinkError> {
+    let (pair, csr) = request()?;
+    let renewed: Renewed = link.post("/v1/certificate", &Renew { csr: base64(&csr) }).await?;
+    // A certificate that is not for this key would lock the appliance out.
+    let chain = certificates_of("certificate", renewed.certificate.as_bytes());
+    let key = key_of("key", pair.serialize_pem().as_bytes());
+    let (chain, key) = (chain.map_err(|error| own("answer", error))?, key.map_err(|error| own("key", error))?);
+    crate::net::tls::client(rustls::RootCertStore::empty(), Some((chain, key)))
+        .map_err(|error| own("answer", error))?;
+    write_client(state, &pair.serialize_pem(), &renewed.certificate)
+}
+
+/// A new key, and the request for a certificate that it signs.
+fn request() -> Result<(KeyPair, Vec<u8>), UplinkError> {
+    let wrong = |error: rcgen::Error| own("certificate request", error);
+    let pair = KeyPair::generate().map_err(wrong)?;
+    let csr = CertificateParams::new(Vec::new()).and_then(|params| params.serialize_request(&pair)).map_err(wrong)?;
+    Ok((pair, csr.der().to_vec()))
 }

@@ -1,60 +1,43 @@
 //! The connection to the server as enrolment left it: address, certificate, pinned authority and keys.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request};
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::Value;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{UplinkError, own, read};
+use crate::app::enrolled::{self, About, folder};
 use crate::crypto::keys::VerifierKey;
 use crate::domain::id::{ApplianceId, SiteId};
-use crate::host::Host;
 use crate::net::http::{Http, Limits};
-use crate::net::tls::{certificates_of, client, key_of, roots_of};
+use crate::net::tls::{TlsError, certificates_of, client, key_of, roots_of};
+use crate::wire::EARLIER_S;
 
-/// Files of a state directory's `server` folder.
-const ABOUT: &str = "server.json";
-const CERTIFICATE: &str = "client.pem";
-const KEY: &str = "client.key";
+/// The client certificate with its key, in one file so that both change at once.
+const CLIENT: &str = "client.pem";
+/// The authority the server is held to.
 const AUTHORITY: &str = "authority.pem";
 /// Longest answer.
 const ANSWER: usize = 4 * 1024 * 1024;
 
-/// What is known of the server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct About {
-    pub(super) url: String,
-    pub(super) site: SiteId,
-    pub(super) appliance: ApplianceId,
-    pub(super) order_keys: Vec<String>,
-    pub(super) witness_key: String,
-}
-
 /// A connection to the server.
 #[derive(Debug, Clone)]
 pub struct Link {
-    about: About,
+    pub(super) about: About,
     http: Http,
     /// Keys that sign orders.
     pub order_keys: Vec<VerifierKey>,
     /// The key that cosigns heads.
     pub witness_key: VerifierKey,
-}
-
-/// The folder of a state directory with what enrolment left.
-pub(super) fn folder(state: &Path) -> PathBuf {
-    state.join("server")
-}
-
-/// Whether this appliance has a server.
-pub fn is_enrolled(state: &Path) -> bool {
-    folder(state).join(ABOUT).exists()
+    /// From when to when the client certificate holds.
+    pub life: (Timestamp, Timestamp),
 }
 
 impl Link {
@@ -65,17 +48,24 @@ impl Link {
             let path = dir.join(name);
             std::fs::read(&path).map_err(|error| own(path.display(), error))
         };
-        let about: About =
-            serde_json::from_slice(&file(ABOUT)?).map_err(|error| own(dir.join(ABOUT).display(), error))?;
-        let (chain, key) = (file(CERTIFICATE)?, file(KEY)?);
-        let wrong = |error: crate::net::tls::TlsError| own(dir.display(), error);
-        let identity = (certificates_of(CERTIFICATE, &chain).map_err(wrong)?, key_of(KEY, &key).map_err(wrong)?);
+        let about = enrolled::about(state).map_err(UplinkError::Own)?;
+        let client_pem = file(CLIENT)?;
+        let wrong = |error: TlsError| own(dir.display(), error);
+        let chain = certificates_of(CLIENT, &client_pem).map_err(wrong)?;
+        let life = chain.first().and_then(|der| life_of(der));
+        let life = life.ok_or_else(|| own(dir.join(CLIENT).display(), "holds no certificate"))?;
+        let identity = (chain, key_of(CLIENT, &client_pem).map_err(wrong)?);
         let roots = roots_of(AUTHORITY, &file(AUTHORITY)?).map_err(wrong)?;
         let http = Http::new(client(roots, Some(identity)).map_err(wrong)?);
-        let vkey = |text: &String| text.parse().map_err(|error| own(dir.join(ABOUT).display(), error));
-        let order_keys = about.order_keys.iter().map(vkey).collect::<Result<_, _>>()?;
-        let witness_key = vkey(&about.witness_key)?;
-        Ok(Self { about, http, order_keys, witness_key })
+        let order_keys = about.order_keys().map_err(UplinkError::Own)?;
+        let witness_key = about.witness_key.parse().map_err(|error| own("witness key", error))?;
+        Ok(Self { about, http, order_keys, witness_key, life })
+    }
+
+    /// Whether two thirds of the client certificate's life, from when it was issued, are over.
+    pub fn is_old(&self, now: Timestamp) -> bool {
+        let (from, to) = (self.life.0.as_second().saturating_add(EARLIER_S), self.life.1.as_second());
+        now.as_second() >= from.saturating_add(to.saturating_sub(from) / 3 * 2)
     }
 
     /// The site.
@@ -148,20 +138,26 @@ pub(super) fn answered<T: serde::de::DeserializeOwned>(status: u16, body: &[u8])
     Err(UplinkError::Said { status, detail: detail.chars().filter(|c| !c.is_control()).take(300).collect() })
 }
 
+/// From when to when a certificate holds.
+fn life_of(der: &[u8]) -> Option<(Timestamp, Timestamp)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let at = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
+    Some((at(certificate.validity().not_before)?, at(certificate.validity().not_after)?))
+}
+
 /// Writes what enrolment gave; the file that says there is a server comes last.
 pub(super) fn write(
     state: &Path,
     about: &About,
-    key: &str,
-    certificate: &str,
+    (key, certificate): (&str, &str),
     authority: &str,
 ) -> Result<(), UplinkError> {
-    let dir = folder(state);
-    crate::app::prepare_dir(&dir).map_err(|error| own(dir.display(), error))?;
-    let about = serde_json::to_string_pretty(about).map_err(|error| own(ABOUT, error))?;
-    for (name, text) in [(KEY, key), (CERTIFICATE, certificate), (AUTHORITY, authority), (ABOUT, &about)] {
-        let path = dir.join(name).display().to_string();
-        Host::live().replace(&path, text.as_bytes(), 0o600, None).map_err(|error| own(&path, error))?;
-    }
-    Ok(())
+    write_client(state, key, certificate)?;
+    enrolled::keep(state, AUTHORITY, authority.as_bytes()).map_err(UplinkError::Own)?;
+    enrolled::keep_about(state, about).map_err(UplinkError::Own)
+}
+
+/// Writes a client certificate with its key.
+pub(super) fn write_client(state: &Path, key: &str, certificate: &str) -> Result<(), UplinkError> {
+    enrolled::keep(state, CLIENT, format!("{certificate}{key}").as_bytes()).map_err(UplinkError::Own)
 }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Link, UplinkError};
+use super::pull::{Pulled, pull};
+use super::{Link, UplinkError, enrol};
 use crate::app::App;
 use crate::crypto::dsse::{self, Envelope};
 use crate::crypto::jcs;
+use crate::domain::bundle::BundleKind;
 use crate::domain::finding::Verdict;
 use crate::domain::id::CheckId;
 use crate::domain::order::{Addressee, ORDER, Order, OrderReport, OrderState, REPORT, Refusal, Verb};
@@ -20,12 +22,25 @@ pub(super) async fn ask(link: &Link, wait: u64) -> Result<Orders, UplinkError> {
     link.get(&format!("/v1/orders?wait={wait}"), Duration::from_secs(wait + 20)).await
 }
 
+/// What has to happen after orders were carried out and reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum After {
+    /// Nothing.
+    Nothing,
+    /// A new connection: the certificate changed.
+    Connect,
+    /// A new start of the pipeline: content or configuration changed.
+    Reload,
+}
+
 /// Deals with orders one after another, and says what became of them.
-pub(super) async fn deal(app: &App, link: &Link, orders: &Orders) -> Result<(), UplinkError> {
+pub(super) async fn deal(app: &App, link: &Link, orders: &Orders) -> Result<After, UplinkError> {
+    let mut after = After::Nothing;
     for envelope in &orders.orders {
-        deal_with(app, link, envelope.as_bytes()).await?;
+        after = after.max(deal_with(app, link, envelope.as_bytes()).await?);
     }
-    tell(app, link).await
+    tell(app, link).await?;
+    Ok(after)
 }
 
 /// What was being carried out when the process ended is not carried out again: the check's own recovery verified it.
@@ -38,31 +53,36 @@ pub(super) async fn recover(app: &App) -> Result<(), UplinkError> {
     Ok(())
 }
 
-async fn deal_with(app: &App, link: &Link, envelope: &[u8]) -> Result<(), UplinkError> {
+async fn deal_with(app: &App, link: &Link, envelope: &[u8]) -> Result<After, UplinkError> {
+    let nothing = |()| After::Nothing;
     let last_seq = app.store.read(|tx| tx.last_order()).await?;
     let order = match verified(envelope, link) {
         Ok(order) => order,
-        Err(refusal) => return refused(app, None, &refusal).await,
+        Err(refusal) => return refused(app, None, &refusal).await.map(nothing),
     };
     let to = Addressee { site: link.site(), appliance: link.appliance(), last_seq, now: app.clock.now() };
     match order.check(to) {
         // Handed out again because our word was lost: the server is told once more.
-        Err(Refusal::Replay { .. }) if known(app, &order).await? => Ok(()),
-        Err(refusal @ (Refusal::Replay { .. } | Refusal::Addressee(_))) => refused(app, Some(&order), &refusal).await,
+        Err(Refusal::Replay { .. }) if known(app, &order).await? => Ok(After::Nothing),
+        Err(refusal @ (Refusal::Replay { .. } | Refusal::Addressee(_))) => {
+            refused(app, Some(&order), &refusal).await.map(nothing)
+        }
         Err(refusal) => {
             used(app, &order, envelope, OrderState::Refused, &refusal.to_string()).await?;
-            refused(app, Some(&order), &refusal).await
+            refused(app, Some(&order), &refusal).await.map(nothing)
         }
         Ok(()) => {
             // On disk before anything is done, so that nothing is ever done twice.
             if !used(app, &order, envelope, OrderState::Acknowledged, "").await? {
-                return refused(app, Some(&order), &Refusal::Replay { seq: order.seq, last: last_seq }).await;
+                let refusal = Refusal::Replay { seq: order.seq, last: last_seq };
+                return refused(app, Some(&order), &refusal).await.map(nothing);
             }
             tell(app, link).await.ok();
             move_on(app, order.seq, OrderState::Running, "").await?;
-            let (state, say) = carry_out(app, &order).await;
+            let (state, say, after) = carry_out(app, link, &order).await;
             noted(app, &order, state, &say).await?;
-            move_on(app, order.seq, state, &say).await
+            move_on(app, order.seq, state, &say).await?;
+            Ok(after)
         }
     }
 }
@@ -110,7 +130,7 @@ async fn noted(app: &App, order: &Order, state: OrderState, say: &str) -> Result
     people::order_entry(app, Some(order), state.word(), say).await.map_err(|error| super::own("log", error))
 }
 
-async fn carry_out(app: &App, order: &Order) -> (OrderState, String) {
+async fn carry_out(app: &App, link: &Link, order: &Order) -> (OrderState, String, After) {
     let done = match &order.verb {
         Verb::RunChecks { checks } => run_checks(app, checks).await,
         Verb::RunRunbook { check, .. } => run_runbook(app, order, check).await,
@@ -118,12 +138,31 @@ async fn carry_out(app: &App, order: &Order) -> (OrderState, String) {
             .await
             .map(|()| (OrderState::Succeeded, format!("kill switch {}", if *on { "on" } else { "off" }))),
         Verb::CollectDiagnostics {} => diagnostics(app).await,
-        Verb::SyncContent {} | Verb::UpdateConfig {} | Verb::RotateKeys {} => Ok((
-            OrderState::Refused,
-            "this appliance takes content, configuration and keys from its own files only".to_owned(),
-        )),
+        Verb::SyncContent {} => return sync(app, link, BundleKind::Content).await,
+        Verb::UpdateConfig {} => return sync(app, link, BundleKind::Config).await,
+        Verb::RotateKeys {} => {
+            return match enrol::renew(app.state_dir(), link).await {
+                Ok(()) => (OrderState::Succeeded, "the client certificate has a new key".to_owned(), After::Connect),
+                Err(error) => (OrderState::Failed, error.to_string(), After::Nothing),
+            };
+        }
     };
-    done.unwrap_or_else(|error| (OrderState::Failed, error.to_string()))
+    let (state, say) = done.unwrap_or_else(|error| (OrderState::Failed, error.to_string()));
+    (state, say, After::Nothing)
+}
+
+async fn sync(app: &App, link: &Link, kind: BundleKind) -> (OrderState, String, After) {
+    match pull(app, link, kind).await {
+        Ok(Pulled::Adopted(its)) => {
+            let say = format!("{} {} is in force from the next start of the pipeline on", kind.word(), its.number);
+            (OrderState::Succeeded, say, After::Reload)
+        }
+        Ok(Pulled::Same) => {
+            (OrderState::Succeeded, format!("the {} in force is the one published", kind.word()), After::Nothing)
+        }
+        Ok(Pulled::Refused(why)) => (OrderState::Refused, why, After::Nothing),
+        Err(error) => (OrderState::Failed, error.to_string(), After::Nothing),
+    }
 }
 
 async fn run_checks(app: &App, checks: &[CheckId]) -> Result<(OrderState, String), heal::HealError> {

@@ -1,33 +1,44 @@
 //! Check-ins, and handing over evidence until nothing waits.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::pull::held;
 use super::{Link, UplinkError};
 use crate::app::App;
 use crate::crypto::note::Checkpoint;
+use crate::domain::bundle::BundleKind;
 use crate::heal;
 use crate::wire::{CheckIn, CheckedIn, LogState, Receipt};
 
 /// Entries handed over at once.
 const BATCH: u64 = 500;
 
+/// How far the appliance's clock may be from the server's before it is said, in milliseconds.
+const CLOCK_MS: u64 = 120_000;
+
 /// Tells the server how this appliance is, and hears what the server holds of it.
-pub(super) async fn check_in(app: &App, link: &Link) -> Result<CheckedIn, UplinkError> {
+///
+/// `told` is the inventory the server heard last: it is told again only when it changed.
+pub(super) async fn check_in(app: &App, link: &Link, told: &mut Option<Value>) -> Result<CheckedIn, UplinkError> {
     let posture = heal::posture(app).await.map_err(|error| super::own("posture", error))?;
     let posture = json!({"posture": posture, "score": posture.score()});
     let (log_size, (outbox, _), order_seq) =
         app.store.read(|tx| Ok((tx.log_size()?, tx.outbox()?, tx.last_order()?))).await?;
+    let inventory = app.scrubber.scrub(inventory(app)).into_inner();
     let said = CheckIn {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time: app.clock.now().to_string(),
-        order_key: link.order_keys.first().map(|key| key.id().to_string()),
+        order_keys: link.order_keys.iter().map(|key| key.id().to_string()).collect(),
+        content: held(app, BundleKind::Content),
+        config: held(app, BundleKind::Config),
         order_seq,
         log_size,
         outbox,
         posture: Some(app.scrubber.scrub(posture).into_inner()),
-        inventory: None,
+        inventory: (told.as_ref() != Some(&inventory)).then(|| inventory.clone()),
     };
     let heard: CheckedIn = link.post("/v1/check-in", &said).await?;
+    *told = Some(inventory);
     if heard.rolled_back {
         tracing::error!(
             log_size,
@@ -36,7 +47,27 @@ pub(super) async fn check_in(app: &App, link: &Link) -> Result<CheckedIn, Uplink
             "the server knows more of this appliance than it does itself: it was restored from an older state; a person has to look"
         );
     }
+    if heard.clock_offset_ms.unsigned_abs() > CLOCK_MS {
+        tracing::warn!(offset_ms = heard.clock_offset_ms, "this appliance's clock and the server's differ");
+    }
     Ok(heard)
+}
+
+/// What this appliance is made of. Neither names of hosts nor addresses leave.
+fn inventory(app: &App) -> Value {
+    let line = |path: &str| app.host.read(path).ok().map(|text| text.trim().to_owned());
+    let release = line("/etc/os-release").unwrap_or_default();
+    let os = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|name| name.trim_matches('"'));
+    let checks: serde_json::Map<String, Value> = app
+        .checks()
+        .map(|runbook| {
+            (runbook.id.to_string(), json!({"sha256": runbook.sha256, "every_s": app.every(runbook).as_secs()}))
+        })
+        .collect();
+    json!({
+        "os": os, "kernel": line("/proc/sys/kernel/osrelease"), "arch": std::env::consts::ARCH,
+        "mode": app.config().heal.mode.word(), "checks": checks,
+    })
 }
 
 /// Hands over what waits, oldest first, and keeps the receipts; says how many entries the server holds then.

@@ -1,48 +1,85 @@
 //! The appliance's conversation with its server: it lasts as long as the agent and never holds anything else up.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Link, UplinkError, is_enrolled, orders, push};
-use crate::app::App;
+use super::pull::{self, Pulled};
+use super::{Link, UplinkError, enrol, is_enrolled, orders, push};
+use crate::app::{App, chance};
+use crate::domain::bundle::BundleKind;
+use crate::wire::{Announced, CheckedIn};
 
-/// How often the server hears how this appliance is, and gets what waits.
-const EVERY: Duration = Duration::from_mins(1);
+/// How often an appliance without a server looks whether it has one.
+const LOOK: Duration = Duration::from_secs(10);
 /// Seconds an order request waits at the server.
 const WAIT: u64 = 25;
 /// Pauses after a failure, from the first to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
 
-/// Speaks with the server until `stop` turns true; returns at once where there is none.
+/// Why a conversation ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// It goes on.
+    Again,
+    /// Keys or certificate changed: a new connection is made with them.
+    Connect,
+    /// Content or configuration changed: the pipeline starts again with them.
+    Reload,
+}
+
+/// What is remembered from one check-in to the next, and need not survive a restart.
+#[derive(Debug, Default)]
+struct Memory {
+    recovered: bool,
+    told: Option<Value>,
+    /// Bundles that did not hold: each is refused once, and not fetched again every minute.
+    refused: BTreeMap<BundleKind, Announced>,
+}
+
+/// Speaks with the server until `stop` turns true; waits for enrolment where there is no server yet.
 ///
-/// Whatever fails is logged and tried again after a pause that doubles. What had begun when it is stopped is brought to
-/// its end.
-pub async fn run(app: App, stop: watch::Receiver<bool>) {
-    if !is_enrolled(app.state_dir()) {
-        return;
-    }
-    let link = match Link::open(app.state_dir()) {
-        Ok(link) => link,
-        Err(error) => {
-            tracing::error!("the server cannot be spoken with: {error}");
-            return;
-        }
-    };
-    tracing::info!(url = link.url(), site = %link.site(), appliance = %link.appliance(), "speaking with the server");
-    let mut recovered = false;
+/// Whatever fails is logged and tried again after a pause that doubles, a random part of which is waited, so that a fleet
+/// does not come back all at once. What had begun when it is stopped is brought to its end. `true` where the pipeline has
+/// to start again because the server gave it something new.
+pub async fn run(app: App, stop: watch::Receiver<bool>) -> bool {
+    let mut memory = Memory::default();
     let mut pause = PAUSES.0;
     while !*stop.borrow() {
-        match converse(&app, &link, stop.clone(), &mut recovered).await {
-            Ok(()) => pause = PAUSES.0,
+        if !is_enrolled(app.state_dir()) {
+            rest(LOOK, stop.clone()).await;
+            continue;
+        }
+        let link = match Link::open(app.state_dir()) {
+            Ok(link) => link,
             Err(error) => {
-                tracing::warn!(again_s = pause.as_secs(), "the server: {error}");
-                rest(pause, stop.clone()).await;
-                pause = (pause * 2).min(PAUSES.1);
+                tracing::error!("the server cannot be spoken with: {error}");
+                rest(PAUSES.1, stop.clone()).await;
+                continue;
+            }
+        };
+        tracing::info!(url = link.url(), site = %link.site(), appliance = %link.appliance(), "speaking with the server");
+        loop {
+            match converse(&app, &link, stop.clone(), &mut memory).await {
+                Ok(Next::Again) => pause = PAUSES.0,
+                Ok(Next::Connect) => break,
+                Ok(Next::Reload) => return true,
+                Err(error) => {
+                    let part = pause.mul_f64(chance());
+                    tracing::warn!(again_ms = part.as_millis(), "the server: {error}");
+                    rest(part, stop.clone()).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+            if *stop.borrow() {
+                return false;
             }
         }
     }
+    false
 }
 
 /// One check-in with what waits handed over, then orders until the next one is due.
@@ -50,26 +87,32 @@ async fn converse(
     app: &App,
     link: &Link,
     stop: watch::Receiver<bool>,
-    recovered: &mut bool,
-) -> Result<(), UplinkError> {
-    if !*recovered {
+    memory: &mut Memory,
+) -> Result<Next, UplinkError> {
+    if !memory.recovered {
         orders::recover(app).await?;
-        *recovered = true;
+        memory.recovered = true;
     }
-    let heard = push::check_in(app, link).await?;
+    let heard = push::check_in(app, link, &mut memory.told).await?;
     if heard.rolled_back {
         // It would take orders it has used before; a person has to look first.
-        rest(EVERY, stop).await;
-        return Ok(());
+        rest(app.config().agent.check_in.0, stop).await;
+        return Ok(Next::Again);
     }
     push::push(app, link).await?;
     orders::tell(app, link).await?;
-    let until = Instant::now() + EVERY;
+    let next = renewed(app, link, &heard, memory).await?;
+    if next != Next::Again {
+        push::push(app, link).await?;
+        return Ok(next);
+    }
+    let until = Instant::now() + app.config().agent.check_in.0.mul_f64(0.9 + 0.2 * chance());
     while Instant::now() < until && !*stop.borrow() {
         let mut stopping = stop.clone();
+        let left = until.saturating_duration_since(Instant::now()).as_secs().clamp(1, WAIT);
         let fetched = tokio::select! {
-            fetched = orders::ask(link, WAIT) => fetched?,
-            _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+            fetched = orders::ask(link, left) => fetched?,
+            _ = stopping.wait_for(|stop| *stop) => return Ok(Next::Again),
         };
         if fetched.orders.is_empty() {
             continue;
@@ -77,10 +120,41 @@ async fn converse(
         // Checks may block; here they block nothing but the next order.
         let (own, its, runtime) = (app.clone(), link.clone(), tokio::runtime::Handle::current());
         let dealt = tokio::task::spawn_blocking(move || runtime.block_on(orders::deal(&own, &its, &fetched)));
-        dealt.await.map_err(|error| super::own("orders", error))??;
+        let after = dealt.await.map_err(|error| super::own("orders", error))??;
         push::push(app, link).await?;
+        match after {
+            orders::After::Nothing => {}
+            orders::After::Connect => return Ok(Next::Connect),
+            orders::After::Reload => return Ok(Next::Reload),
+        }
     }
-    Ok(())
+    Ok(Next::Again)
+}
+
+/// Takes over what the server announced: keys, then a certificate, then content and configuration.
+async fn renewed(app: &App, link: &Link, heard: &CheckedIn, memory: &mut Memory) -> Result<Next, UplinkError> {
+    if let Some(announced) = &heard.order_keys {
+        pull::take_keys(app, link, announced).await?;
+        return Ok(Next::Connect);
+    }
+    if link.is_old(app.clock.now()) {
+        enrol::renew(app.state_dir(), link).await?;
+        tracing::info!("the client certificate was renewed");
+        return Ok(Next::Connect);
+    }
+    let mut reload = false;
+    for (kind, announced) in [(BundleKind::Content, &heard.content), (BundleKind::Config, &heard.config)] {
+        let Some(announced) = announced else { continue };
+        if pull::held(app, kind).as_ref() == Some(announced) || memory.refused.get(&kind) == Some(announced) {
+            continue;
+        }
+        match pull::pull(app, link, kind).await? {
+            Pulled::Adopted(_) => reload = true,
+            Pulled::Refused(_) => drop(memory.refused.insert(kind, announced.clone())),
+            Pulled::Same => {}
+        }
+    }
+    Ok(if reload { Next::Reload } else { Next::Again })
 }
 
 async fn rest(pause: Duration, mut stop: watch::Receiver<bool>) {

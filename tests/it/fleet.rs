@@ -129,7 +129,7 @@ async fn an_appliance_says_how_it_is(fleet: &Fleet) {
     let said = |inventory: Option<&str>, at| LastSeen {
         at,
         version: "0.2.0".into(),
-        order_key_seen: Some("abcd".into()),
+        order_keys: vec!["abcd".into(), "ef01".into()],
         order_seq: 3,
         clock_offset_ms: -12,
         outbox_depth: 7,

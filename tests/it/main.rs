@@ -8,6 +8,8 @@ mod bad_input;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod conversation;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod decided;

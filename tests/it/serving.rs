@@ -51,6 +51,35 @@ impl Fleet {
         fleet
     }
 
+    /// Ends the server without warning.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().and_then(|()| self.process.wait()).unwrap();
+    }
+
+    /// Starts it again where it was.
+    pub(crate) fn again(&mut self) {
+        self.process = start(&self.place, &["server"]);
+        until("the server listens again", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    /// Asks for an order without a second person, and waits until it is over: how it ended, and what the appliance said.
+    pub(crate) fn ordered(&self, token: &str, verb: &str) -> (String, String) {
+        let body = format!(r#"{{"verb": {verb}, "target": ["clinic/this-host"], "reason": "a test"}}"#);
+        let (status, request) = self.ask("POST", "/api/orders", token, Some(&body));
+        assert!((200..300).contains(&status), "{status} {request}");
+        let id = request["id"].as_str().unwrap().to_owned();
+        let over = ["succeeded", "failed", "refused", "expired"];
+        until("the order is over", || over.contains(&self.order(token, &id).0.as_str()));
+        self.order(token, &id)
+    }
+
+    /// The only appliance, as the server sees it.
+    pub(crate) fn appliance(&self, token: &str) -> Value {
+        let (status, all) = self.ask("GET", "/api/appliances", token, None);
+        assert_eq!(status, 200, "{all}");
+        all[0].clone()
+    }
+
     /// Enrols an appliance of the site `clinic`, which it adds.
     pub(crate) fn enrol(&self, appliance: &Place) {
         self.place.ok(&["site", "add", "clinic", "--name", "Elm Street", "--by", "ops"]);

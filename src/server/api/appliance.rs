@@ -5,13 +5,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::crypto::dsse;
+use crate::domain::bundle::{BUNDLE, BundleKind};
 use crate::fleet::sites::{self, ApplianceState, LastSeen};
-use crate::fleet::{BoxFuture, logs, orders};
+use crate::fleet::{BoxFuture, bundles, logs, orders};
 use crate::server::authority::Identity;
 use crate::server::problem::Problem;
 use crate::server::router::{Answer, Ask};
 use crate::server::state::{State, audited};
-use crate::wire::{CheckIn, CheckedIn};
+use crate::wire::{BundleFiles, CheckIn, CheckedIn};
 
 type Reply = BoxFuture<'static, Result<Answer, Problem>>;
 
@@ -31,7 +33,7 @@ pub(super) fn check_in(state: Arc<State>, ask: Ask, identity: Identity) -> Reply
         let last = LastSeen {
             at: now,
             version: said.version.chars().take(64).collect(),
-            order_key_seen: said.order_key.clone(),
+            order_keys: said.order_keys.iter().take(8).filter(|id| id.len() <= 16).cloned().collect(),
             order_seq: said.order_seq,
             clock_offset_ms,
             outbox_depth: said.outbox,
@@ -39,6 +41,10 @@ pub(super) fn check_in(state: Arc<State>, ask: Ask, identity: Identity) -> Reply
             posture: text("posture", &said.posture)?,
             inventory: text("inventory", &said.inventory)?,
         };
+        let keys = state.keys();
+        let announced = if last.order_keys == keys.order_ids() { None } else { keys.announcement().ok() };
+        let (content, config) =
+            (state.bundle(BundleKind::Content, &identity.site), state.bundle(BundleKind::Config, &identity.site));
         let known = state
             .fleet
             .write(move |sql| {
@@ -71,6 +77,38 @@ pub(super) fn check_in(state: Arc<State>, ask: Ask, identity: Identity) -> Reply
             })
             .await?;
         let (log_size, order_seq, rolled_back) = known;
-        Answer::json(&CheckedIn { server_time: now.to_string(), clock_offset_ms, log_size, order_seq, rolled_back })
+        Answer::json(&CheckedIn {
+            server_time: now.to_string(),
+            clock_offset_ms,
+            log_size,
+            order_seq,
+            rolled_back,
+            order_keys: announced,
+            content,
+            config,
+        })
+    })
+}
+
+/// What is published for the appliance's site, signed by the newest key it holds.
+pub(super) fn bundle(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
+    Box::pin(async move {
+        let kind: BundleKind = ask.part("kind")?;
+        let announced = state.bundle(kind, &identity.site);
+        let announced = announced.ok_or_else(|| Problem::missing(format!("no {} is published", kind.word())))?;
+        let (number, who) = (announced.number, identity.clone());
+        let read = state.fleet.read(move |sql| {
+            let who = who.clone();
+            Box::pin(async move {
+                let held = sites::order_keys_held(sql, &who.site, &who.appliance).await?;
+                Ok((held, bundles::bundle(sql, kind, number).await?))
+            })
+        });
+        let (held, published) = read.await?;
+        let keys = state.keys();
+        let (key, public) = keys.order_for(&held);
+        let signed = dsse::sign(BUNDLE, &published.bytes, key, public.id());
+        let signed = signed.map_err(|error| Problem::later(&format!("the bundle cannot be signed: {error}"), 60))?;
+        Answer::json(&BundleFiles { envelope: String::from_utf8_lossy(&signed).into_owned(), files: published.files })
     })
 }

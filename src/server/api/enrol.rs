@@ -30,9 +30,12 @@ pub(super) fn enrol(state: Arc<State>, ask: Ask) -> Reply {
             head: asked.keys.head.clone(),
             recovery: asked.keys.recovery.clone(),
         };
+        let keys = state.keys();
+        let held = keys.order_ids();
         let issued = state
             .fleet
             .write(move |sql| {
+                let held = held.clone();
                 let (this, csr, origin, stored, peer) =
                     (Arc::clone(&this), csr.clone(), asked.origin.clone(), stored.clone(), peer.clone());
                 Box::pin(async move {
@@ -48,6 +51,7 @@ pub(super) fn enrol(state: Arc<State>, ask: Ask) -> Reply {
                         .issue(&csr, (&token.site, &token.appliance), life)
                         .map_err(|error| crate::fleet::FleetError::Refused(error.to_string()))?;
                     sites::enrol(sql, &token, (&origin, &stored), &certificate(&issued), now).await?;
+                    sites::hold_order_keys(sql, &token.site, &token.appliance, &held).await?;
                     let name = format!("{}/{}", token.site, token.appliance);
                     let detail = json!({"again": token.again, "serial": issued.serial, "peer": peer, "keys": {"entry": stored.entry, "head": stored.head}});
                     audited(sql, (token.site.as_str(), now), (&format!("appliance:{name}"), "appliance.enrol", &name), detail).await?;
@@ -59,8 +63,8 @@ pub(super) fn enrol(state: Arc<State>, ask: Ask) -> Reply {
         Answer::json(&Enrolled {
             certificate: issued.pem,
             authority: state.authority.pem().to_owned(),
-            order_keys: vec![state.keys.order().1.to_string()],
-            witness_key: state.keys.witness().1.to_string(),
+            order_keys: keys.order_keys(),
+            witness_key: keys.witness().1.to_string(),
             server_time: now.to_string(),
         })
     })

@@ -106,7 +106,7 @@ async fn take_in(state: &Arc<State>, body: &Bytes, identity: &Identity) -> Resul
     let head = Batch::parse(&body_)?.head.to_vec();
     let segment = keep(state, identity, &accepted).await?;
     let now = state.clock.now();
-    let note = intake::receipt(&head, now, state.keys.witness())?;
+    let note = intake::receipt(&head, now, state.keys().witness())?;
     let (size, count) = (accepted.head.size, accepted.entries.len() as u64);
     let step = Advance {
         from: holds,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::domain::id::{ApplianceId, OrderId, SiteId};
 use crate::domain::order::Verb;
@@ -14,9 +14,10 @@ use crate::server::enrolment;
 use crate::server::issue::{self, Asked};
 use crate::server::problem::Problem;
 use crate::server::router::{Answer, Ask};
-use crate::server::state::{State, audited};
+use crate::server::state::State;
 use crate::wire::{
-    AddSite, ApplianceLine, AskOrder, AskToken, AuditLine, Decide, Empty, OrderLine, RequestLine, SiteLine, TokenText,
+    AddSite, ApplianceLine, AskOrder, AskToken, AuditLine, Because, Decide, Empty, OrderLine, RequestLine, SiteLine,
+    TokenText,
 };
 
 type Reply = BoxFuture<'static, Result<Answer, Problem>>;
@@ -105,19 +106,20 @@ pub(super) fn revoke(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
     Box::pin(async move {
         let (site, appliance): (SiteId, ApplianceId) = (ask.part("site")?, ask.part("appliance")?);
         only(&caller, &site)?;
-        let now = state.clock.now();
-        state
-            .fleet
-            .write(move |sql| {
-                let (site, appliance, who) = (site.clone(), appliance.clone(), format!("person:{}", caller.person));
-                Box::pin(async move {
-                    sites::revoke(sql, &site, &appliance, now).await?;
-                    let name = format!("{site}/{appliance}");
-                    audited(sql, (site.as_str(), now), (&who, "appliance.revoke", &name), json!({})).await
-                })
-            })
-            .await?;
+        let who = format!("person:{}", caller.person);
+        enrolment::revoke(&state.fleet, (site, appliance), &who, state.clock.now()).await?;
         state.read_revoked().await?;
+        Answer::json(&Empty {})
+    })
+}
+
+pub(super) fn release(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
+    Box::pin(async move {
+        let (site, appliance): (SiteId, ApplianceId) = (ask.part("site")?, ask.part("appliance")?);
+        only(&caller, &site)?;
+        let asked: Because = ask.json()?;
+        let who = format!("person:{}", caller.person);
+        enrolment::release(&state.fleet, (site, appliance), (&who, &asked.reason), state.clock.now()).await?;
         Answer::json(&Empty {})
     })
 }

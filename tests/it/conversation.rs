@@ -1,0 +1,248 @@
+//! What passes between a server and an appliance over time: content, configuration, keys, certificates, and being apart.
+
+use crate::place::{FILE, Place, facts, stderr, stdout, with_file};
+use crate::serving::{Agent, Fleet, has_curl, start, until};
+
+/// An appliance that checks in every second.
+fn quick(mode: &str) -> Place {
+    let appliance = with_file(mode, "good");
+    appliance.configure("[agent]\n", "[agent]\ncheck_in = \"1s\"\n");
+    appliance
+}
+
+fn log(place: &Place) -> String {
+    std::fs::read_to_string(place.dir.path().join("log")).unwrap_or_default()
+}
+
+const SECOND: &str = r#"
+id: RB-TEST-SECOND-001
+title: A second check
+hipaa: ["164.312(b)"]
+severity: low
+target: host
+detect: { every: 1h, timeout: 5s, exec: [echo, '{"state": "good"}'] }
+expect:
+  - that: facts.state == "good"
+    reason: not_good
+    say: "It says {{ facts.state }}"
+tests:
+  - { name: good, facts: { state: good }, verdict: pass }
+  - { name: bad, facts: { state: bad }, verdict: fail, reasons: [not_good] }
+"#;
+
+#[test]
+fn content_and_configuration_reach_an_appliance_verified_or_not_at_all() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("heal");
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    let _agent = Agent(start(&appliance, &["agent"]));
+
+    // Content: what does not compile is refused at the server; what does runs on the appliance.
+    fleet.place.write("ours/broken.yaml", &SECOND.replace("facts.state", "facts.stat +"));
+    let ours = fleet.place.dir.path().join("ours").display().to_string();
+    let refused = fleet.place.run(&["publish", "content", &ours, "--by", "ops"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    std::fs::remove_file(fleet.place.dir.path().join("ours/broken.yaml")).unwrap();
+    fleet.place.write("ours/second.yaml", SECOND);
+    fleet.place.ok(&["publish", "content", &ours, "--by", "ops"]);
+    let checks = || stdout(&appliance.run(&["check", "list"]));
+    until("the new check is there", || checks().contains("RB-TEST-SECOND-001"));
+    until("it runs", || stdout(&appliance.run(&["evidence", "list"])).contains("RB-TEST-SECOND-001"));
+
+    // Configuration: what a server may not say is refused; the strictest mode wins; the rest goes below the own file.
+    let bad = fleet.place.write("bad.toml", "[agent]\nstate_dir = \"/tmp\"\n");
+    let refused = fleet.place.run(&["publish", "config", &bad, "--by", "ops"]);
+    assert!(stderr(&refused).contains("agent.state_dir: a server may say only"), "{}", stderr(&refused));
+    let strict = fleet.place.write("strict.toml", "[heal]\nmode = \"observe\"\nflap_count = 7\n");
+    fleet.place.ok(&["publish", "config", &strict, "--site", "clinic", "--by", "ops"]);
+    let shown = || stdout(&appliance.run(&["config", "show", "--origin"]));
+    until("the configuration is in force", || shown().contains("flap_count = 7"));
+    assert!(shown().contains("heal.mode = \"observe\""), "{}", shown());
+    until("the agent goes on with it", || log(&appliance).matches("the agent is ready").count() >= 3);
+    appliance.write("facts.json", "{\"state\": \"bad\"}");
+    assert_eq!(fleet.ordered(&lee, r#"{"do": "run_checks", "checks": []}"#).0, "succeeded");
+    assert!(facts(&appliance).contains("bad"), "nothing is healed where the server says observe");
+
+    // What does not hold together with the appliance's own files is refused there, and stays refused.
+    let odd = fleet.place.write("odd.toml", "[runbooks.RB-NOT-HERE-001]\nenabled = false\n");
+    fleet.place.ok(&["publish", "config", &odd, "--site", "clinic", "--by", "ops"]);
+    let refused = || stdout(&appliance.run(&["evidence", "list"])).matches("config of the server refused").count();
+    until("it is refused", || refused() == 1);
+    assert!(shown().contains("flap_count = 7"));
+    let (state, say) = fleet.ordered(&lee, r#"{"do": "sync_content"}"#);
+    assert_eq!((state.as_str(), say.as_str()), ("succeeded", "the content in force is the one published"));
+    assert_eq!(refused(), 1, "once is enough");
+
+    // What is changed on the appliance's disk is not used, and fetched again.
+    let kept = appliance.dir.path().join("state/server/content.json");
+    let text = std::fs::read_to_string(&kept).unwrap();
+    std::fs::write(&kept, text.replace("A second check", "A second thing")).unwrap();
+    assert!(!checks().contains("RB-TEST-SECOND-001"), "{}", checks());
+    until("it is fetched again", || checks().contains("RB-TEST-SECOND-001"));
+    appliance.ok(&["evidence", "verify"]);
+}
+
+#[test]
+fn a_configuration_that_cannot_be_verified_heals_nothing() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("heal");
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let strict = fleet.place.write("c.toml", "[heal]\nflap_count = 7\n");
+    fleet.place.ok(&["publish", "config", &strict, "--by", "ops"]);
+    let agent = Agent(start(&appliance, &["agent"]));
+    until("the configuration is in force", || stdout(&appliance.run(&["config", "show"])).contains("flap_count = 7"));
+    drop((agent, fleet));
+    let kept = appliance.dir.path().join("state/server/config.json");
+    let text = std::fs::read_to_string(&kept).unwrap();
+    std::fs::write(&kept, text.replace("flap_count = 7", "flap_count = 9")).unwrap();
+    let shown = appliance.run(&["config", "show", "--origin"]);
+    assert!(stderr(&shown).contains("so nothing is healed"), "{}", stderr(&shown));
+    assert!(stdout(&shown).contains("heal.mode = \"observe\""), "{}", stdout(&shown));
+    appliance.write("facts.json", "{\"state\": \"bad\"}");
+    let dry = appliance.run(&["heal", "--dry-run", "--check", FILE]);
+    assert!(stdout(&dry).contains("observe"), "{}", stdout(&dry));
+}
+
+#[test]
+fn order_keys_rotate_while_orders_go_on() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("observe");
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    let agent = Agent(start(&appliance, &["agent"]));
+    let diagnose = || fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0;
+    assert_eq!(diagnose(), "succeeded");
+    let keys = |args: &[&str]| fleet.place.run(&[&["server", "keys"], args].concat());
+    assert_eq!(keys(&["retire", "--by", "ops"]).status.code(), Some(2), "no rotation is under way");
+    drop(agent);
+    assert_eq!(keys(&["rotate", "--by", "ops"]).status.code(), Some(0));
+    let early = keys(&["retire", "--by", "ops"]);
+    assert!(stderr(&early).contains("clinic/this-host do not hold the new key yet"), "{}", stderr(&early));
+    let agent = Agent(start(&appliance, &["agent"]));
+    let list = || stdout(&keys(&["list", "--json"]));
+    until("the appliance holds both", || list().lines().count() == 2 && list().matches("\"held_by\":1").count() == 2);
+    assert_eq!(diagnose(), "succeeded", "signed by the new key");
+    assert_eq!(keys(&["retire", "--by", "ops"]).status.code(), Some(0));
+    let about = || std::fs::read_to_string(appliance.dir.path().join("state/server/server.json")).unwrap();
+    until("the old key is dropped", || about().matches("/malachor/orders+").count() == 1);
+    assert_eq!(diagnose(), "succeeded");
+    drop(agent);
+    let entries = stdout(&appliance.run(&["evidence", "list"]));
+    assert_eq!(entries.matches("keys that sign orders changed").count(), 2, "{entries}");
+    appliance.ok(&["evidence", "verify"]);
+}
+
+#[test]
+fn a_client_certificate_is_renewed_before_it_ends() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("observe");
+    let fleet = Fleet::start_with("certificate_life = \"12s\"\n");
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    let client = || std::fs::read_to_string(appliance.dir.path().join("state/server/client.pem")).unwrap();
+    let first = client();
+    let _agent = Agent(start(&appliance, &["agent"]));
+    until("it is renewed", || client() != first);
+    let second = client();
+    until("it is renewed again", || client() != second);
+    assert_eq!(fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0, "succeeded");
+    let (_, trail) = fleet.ask("GET", "/api/audit", &lee, None);
+    assert!(trail.to_string().matches("certificate.renew").count() >= 2, "{trail}");
+}
+
+#[test]
+fn an_appliance_from_an_older_snapshot_gets_no_orders_until_somebody_looked() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("observe");
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    let agent = Agent(start(&appliance, &["agent"]));
+    assert_eq!(fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0, "succeeded");
+    drop(agent);
+    let state = appliance.dir.path().join("state");
+    let (old, new) = (appliance.dir.path().join("old"), appliance.dir.path().join("new"));
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        std::fs::remove_dir_all(to).ok();
+        assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    };
+    copy(&state, &old);
+    let agent = Agent(start(&appliance, &["agent"]));
+    assert_eq!(fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0, "succeeded");
+    drop(agent);
+    copy(&state, &new);
+
+    copy(&old, &state);
+    let agent = Agent(start(&appliance, &["agent"]));
+    until("the server noticed", || fleet.appliance(&lee)["state"] == "rolled_back");
+    let body = r#"{"verb": {"do": "collect_diagnostics"}, "target": ["clinic/this-host"], "reason": "a test"}"#;
+    assert_eq!(fleet.ask("POST", "/api/orders", &lee, Some(body)).0, 404, "it is not to be had");
+    let release =
+        || fleet.place.run(&["appliance", "release", "clinic/this-host", "--reason", "looked", "--by", "ops"]);
+    assert!(stderr(&release()).contains("restore a newer"), "{}", stderr(&release()));
+    drop(agent);
+
+    copy(&new, &state);
+    let _agent = Agent(start(&appliance, &["agent"]));
+    until("it is released", || release().status.code() == Some(0));
+    assert_eq!(fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0, "succeeded");
+    let (_, trail) = fleet.ask("GET", "/api/audit", &lee, None);
+    assert!(trail.to_string().contains("appliance.rolled_back") && trail.to_string().contains("appliance.release"));
+}
+
+#[test]
+fn an_appliance_does_its_work_without_its_server_and_hands_everything_over_later() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("heal");
+    appliance.append(&format!("[runbooks.{FILE}]\nevery = \"1s\"\n"));
+    let mut fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    let _agent = Agent(start(&appliance, &["agent"]));
+    until("evidence arrives", || fleet.appliance(&lee)["held"].as_u64() > Some(1));
+    let held = fleet.appliance(&lee)["held"].as_u64().unwrap();
+    fleet.kill();
+    appliance.write("facts.json", "{\"state\": \"bad\"}");
+    until("it is healed without the server", || facts(&appliance).contains("good"));
+    fleet.again();
+    until("everything is handed over", || {
+        let one = fleet.appliance(&lee);
+        one["held"].as_u64() > Some(held) && one["outbox"].as_u64() == Some(0)
+    });
+    appliance.ok(&["evidence", "verify"]);
+}
+
+#[test]
+fn a_site_takes_ten_requests_in_five_minutes_whoever_asks() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("observe");
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let (lee, ortiz) = (fleet.person("lee", "admin"), fleet.person("ortiz", "admin"));
+    let body = r#"{"verb": {"do": "run_checks", "checks": []}, "target": ["clinic/*"], "reason": "a test"}"#;
+    for turn in 0..10 {
+        let (status, said) = fleet.ask("POST", "/api/orders", if turn % 2 == 0 { &lee } else { &ortiz }, Some(body));
+        assert_eq!(status, 200, "{turn}: {said}");
+    }
+    let (status, said) = fleet.ask("POST", "/api/orders", &ortiz, Some(body));
+    assert_eq!(status, 429, "{said}");
+    assert_eq!(said["detail"], "clinic: 10 requests within 300 s are allowed");
+}
