@@ -1,26 +1,32 @@
-//! `malachor dev`: the agent role on this host with state in a directory of its own, changing nothing.
+//! `malachor dev`: server and appliance on this host with state in a directory of their own, changing nothing.
 
-use std::path::PathBuf;
+mod server;
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
-use crate::app::{App, Clock, init_keys, keys_dir, keys_exist};
+use crate::agent::Ended;
+use crate::app::{App, Clock, enrolled, init_keys, keys_dir, keys_exist};
+use crate::config::Loaded;
 use crate::domain::finding::Posture;
 use crate::domain::runbook::Runbook;
 use crate::evidence::{Input, Options, Trust, verify};
 use crate::heal::{self, CheckRun, Reach};
 use crate::host::Host;
+use crate::uplink::Known;
 
 use super::check::print_finding;
 use super::output::{Printer, Tint};
 use super::session::{Session, block_on, observing};
 use super::{Exit, Failure};
 
-/// Check this host with state in ./malachor-dev, changing nothing on it.
+/// Check this host, with a server of its own, changing nothing on it.
 ///
-/// State, keys and log go into a directory of their own. With `--once` it runs one cycle, else it stays on the clock.
-/// Mode is observe: nothing on the host is changed. What would heal each incident is shown.
+/// A server and an appliance in one process on loopback, enrolled with each other; state, keys, logs and evidence go into a
+/// directory of their own. With `--once` it runs one cycle, else it stays on the clock. Mode is observe: nothing on the host
+/// is changed. What would heal each incident is shown.
 #[derive(Debug, Args)]
 pub(super) struct Dev {
     /// One cycle, then stop
@@ -34,8 +40,7 @@ pub(super) struct Dev {
 impl Dev {
     pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         let dir = std::path::absolute(&self.dir).map_err(|error| Failure::unavailable(&error))?;
-        let loaded = observing(session.loaded()?, "dev")
-            .with_flag("agent.state_dir", "--dir", |config| config.agent.state_dir.clone_from(&dir));
+        let loaded = here(session, &dir)?;
         let mut telemetry = loaded.config.telemetry.clone();
         if self.once && telemetry.level == crate::config::Level::Info {
             telemetry.level = crate::config::Level::Error;
@@ -46,20 +51,44 @@ impl Dev {
         }
         write_config(&dir)?;
         block_on(async {
-            let app = App::open(loaded, Host::live(), Clock::system())?;
+            let server = server::start(&loaded, &dir).await?;
+            let mut app = App::open(loaded, Host::live(), Clock::system())?;
+            server.know(&app).await?;
             if self.once {
                 cycle(&app, session.out).await?;
+                hand_over(&app, session.out).await?;
                 return prove(&app, session.out);
             }
+            session.out.note(server.hint());
             session.out.note("on the clock, mode observe; stop with Ctrl-C");
-            crate::agent::run(&app).await.map_err(|error| Failure::unavailable(&error))?;
+            while crate::agent::run(&app).await.map_err(|error| Failure::unavailable(&error))? == Ended::Reload {
+                drop(app);
+                app = App::open(here(session, &dir)?, Host::live(), Clock::system())?;
+            }
+            server.stop().await;
             Ok(Exit::Ok)
         })
     }
 }
 
+/// The configuration with state in the directory.
+fn here(session: &Session<'_>, dir: &Path) -> Result<Loaded, Failure> {
+    let place = |loaded: Loaded| {
+        let dir = dir.to_owned();
+        loaded.with_flag("agent.state_dir", "--dir", |config| config.agent.state_dir = dir)
+    };
+    let mut loaded = session.loaded()?;
+    // What the server gave lies in that directory and not where the configuration says.
+    match enrolled::config(dir) {
+        Ok(Some(text)) => loaded = loaded.over(&text)?,
+        Ok(None) => {}
+        Err(why) => session.out.note(format!("the server's configuration is left out: {why}")),
+    }
+    Ok(place(observing(loaded, "dev")))
+}
+
 /// A configuration for the other commands to work on this state.
-fn write_config(dir: &std::path::Path) -> Result<(), Failure> {
+fn write_config(dir: &Path) -> Result<(), Failure> {
     let path = dir.join("malachor.toml");
     if path.exists() {
         return Ok(());
@@ -123,6 +152,22 @@ async fn incidents(app: &App, out: &Printer) -> Result<(), Failure> {
             }
         }
     }
+    Ok(())
+}
+
+/// Hands the evidence over, and says what the server holds.
+async fn hand_over(app: &App, out: &Printer) -> Result<(), Failure> {
+    let known = crate::uplink::once(app).await.map_err(|error| Failure::unavailable(&error))?;
+    let size = app.store.read(|tx| tx.log_size()).await?;
+    let Known { url, site, appliance, held } = known;
+    if out.is_json() {
+        out.json(&json!({
+            "schema": "malachor.known/1", "url": url, "site": site, "appliance": appliance, "held": held, "log_size": size,
+        }));
+        return Ok(());
+    }
+    out.line(format!("\n{}", out.tint(Tint::Strong, "Server")));
+    out.line(format!("  {url} knows {site}/{appliance}, and holds {held} of {size} entries: verified, kept, cosigned"));
     Ok(())
 }
 

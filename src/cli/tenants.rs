@@ -317,33 +317,21 @@ impl Token {
                 Self::Add(add) => {
                     let (fleet, now, who) = open(session, add.by.as_deref()).await?;
                     let secret = secret()?;
-                    let (id, days) = (
-                        format!("TOK-{}", hex(&sha256(secret.as_bytes())).get(..12).unwrap_or_default()),
-                        i64::from(add.days),
-                    );
-                    let expires_at = now.checked_add(SignedDuration::from_hours(24 * days)).unwrap_or(now);
-                    let (hash, kept_id) = (sha256(secret.as_bytes()), id.clone());
+                    let token = new_token(&secret, (&add.user, &add.name), (now, add.days));
+                    let (id, expires_at) = (token.id.clone(), token.expires_at);
                     fleet
                         .write(move |sql| {
-                            let (id, who, user, name) =
-                                (kept_id.clone(), who.clone(), add.user.clone(), add.name.clone());
+                            let (mut token, who) = (token.clone(), who.clone());
                             Box::pin(async move {
-                                let person = people::person(sql, &user).await?;
-                                let token = people::Token {
-                                    hash,
-                                    id: id.clone(),
-                                    person: person.id,
-                                    name,
-                                    role: add.role.unwrap_or(person.role).min(person.role),
-                                    sites: person.sites,
-                                    created_by: who.clone(),
-                                    created_at: now,
-                                    expires_at,
-                                };
+                                let person = people::person(sql, &token.person).await?;
+                                token.role = add.role.unwrap_or(person.role).min(person.role);
+                                token.sites = person.sites;
+                                token.created_by.clone_from(&who);
                                 people::add_token(sql, &token).await?;
+                                let expires = token.expires_at.to_string();
                                 let detail =
-                                    json!({"user": user, "role": token.role.word(), "expires": expires_at.to_string()});
-                                audited(sql, ("", now), (&who, "token.add", &id), detail).await
+                                    json!({"user": token.person, "role": token.role.word(), "expires": expires});
+                                audited(sql, ("", now), (&who, "token.add", &token.id), detail).await
                             })
                         })
                         .await?;
@@ -404,8 +392,24 @@ impl Token {
     }
 }
 
+/// A token for a person's program with everything the person may; only its hash is kept.
+pub(super) fn new_token(secret: &str, (person, name): (&str, &str), (now, days): (Timestamp, u16)) -> people::Token {
+    let hash = sha256(secret.as_bytes());
+    people::Token {
+        hash,
+        id: format!("TOK-{}", hex(&hash).get(..12).unwrap_or_default()),
+        person: person.to_owned(),
+        name: name.to_owned(),
+        role: Role::Admin,
+        sites: Sites::All,
+        created_by: format!("operator:{person}"),
+        created_at: now,
+        expires_at: now.checked_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(now),
+    }
+}
+
 /// An API token nobody can guess.
-fn secret() -> Result<String, Failure> {
+pub(super) fn secret() -> Result<String, Failure> {
     use ring::rand::{SecureRandom, SystemRandom};
     let mut random = [0_u8; 32];
     let none = |_| Failure::new(Exit::Unavailable, "the system gave no randomness");

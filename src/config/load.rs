@@ -527,4 +527,37 @@ mod tests {
             load(None, [("MALACHOR__AGENT__JITTER_PERCENT".to_owned(), "lots".to_owned())]).unwrap_err().to_string();
         assert!(error.starts_with("environment MALACHOR__AGENT__JITTER_PERCENT: invalid type"), "{error}");
     }
+
+    #[test]
+    fn the_servers_layer_lies_under_the_own_file_and_no_layer_loosens_another() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[heal]\nmode = \"heal\"\nflap_count = 3\n").unwrap();
+        let own = load(Some(file.path()), []).unwrap();
+        let server = "[heal]\nmode = \"approve\"\nflap_count = 9\nexecutions_per_hour = 2\n\
+                      [runbooks.RB-A-001]\nmode = \"observe\"\nevery = \"5m\"\n";
+        let loaded = own.over(server).unwrap();
+        let heal = &loaded.config.heal;
+        assert_eq!((heal.mode, heal.flap_count, heal.executions_per_hour), (Mode::Approve, 3, 2));
+        assert_eq!(loaded.config.runbook("RB-A-001").mode, Some(Mode::Observe));
+        assert_eq!(loaded.origin("heal.executions_per_hour").to_string(), "the server's configuration:4");
+        assert!(loaded.origin("heal.flap_count").to_string().ends_with(":3"));
+        // An own file that is stricter stays so.
+        std::fs::write(file.path(), "[heal]\nmode = \"observe\"\n[runbooks.RB-A-001]\nmode = \"heal\"\n").unwrap();
+        let loaded = load(Some(file.path()), []).unwrap().over(server).unwrap();
+        assert_eq!(loaded.config.heal.mode, Mode::Observe);
+        assert_eq!(loaded.config.runbook("RB-A-001").mode, Some(Mode::Observe));
+        // Neither who an appliance is nor where it keeps things is the server's to say.
+        let errors: Vec<String> = [
+            "[site]\nid = \"x\"",
+            "role = \"server\"",
+            "[heal]\nmood = 1",
+            "[telemetry]\nlevel = \"error\"",
+            "[",
+            "[heal]\nflap_count = 1",
+        ]
+        .into_iter()
+        .map(|text| own.over(text).unwrap_err().to_string())
+        .collect();
+        insta::assert_snapshot!(errors.join("\n"));
+    }
 }

@@ -11,6 +11,7 @@ use super::pull::{self, Pulled};
 use super::{Link, UplinkError, enrol, is_enrolled, orders, push};
 use crate::app::{App, chance};
 use crate::domain::bundle::BundleKind;
+use crate::domain::id::{ApplianceId, SiteId};
 use crate::wire::{Announced, CheckedIn};
 
 /// How often an appliance without a server looks whether it has one.
@@ -80,6 +81,27 @@ pub async fn run(app: App, stop: watch::Receiver<bool>) -> bool {
         }
     }
     false
+}
+
+/// How a server knows an appliance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Its address.
+    pub url: String,
+    /// The site it knows this appliance by.
+    pub site: SiteId,
+    /// The name it knows this appliance by.
+    pub appliance: ApplianceId,
+    /// Entries it holds, verified, kept and cosigned.
+    pub held: u64,
+}
+
+/// One check-in, and everything handed over that waits.
+pub async fn once(app: &App) -> Result<Known, UplinkError> {
+    let link = Link::open(app.state_dir())?;
+    push::check_in(app, &link, &mut None).await?;
+    let held = push::push(app, &link).await?;
+    Ok(Known { url: link.url().to_owned(), site: link.site().clone(), appliance: link.appliance().clone(), held })
 }
 
 /// One check-in with what waits handed over, then orders until the next one is due.

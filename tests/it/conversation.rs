@@ -1,5 +1,10 @@
 //! What passes between a server and an appliance over time: content, configuration, keys, certificates, and being apart.
 
+use malachor::app::enrolled::{self, About};
+use malachor::app::{App, Clock};
+use malachor::heal::{self, Reach};
+use malachor::host::Host;
+
 use crate::place::{FILE, Place, facts, stderr, stdout, with_file};
 use crate::serving::{Agent, Fleet, has_curl, start, until};
 
@@ -245,4 +250,68 @@ fn a_site_takes_ten_requests_in_five_minutes_whoever_asks() {
     let (status, said) = fleet.ask("POST", "/api/orders", &ortiz, Some(body));
     assert_eq!(status, 429, "{said}");
     assert_eq!(said["detail"], "clinic: 10 requests within 300 s are allowed");
+}
+
+/// Runs the file check once, as the agent does.
+fn look(place: &Place) {
+    let config = place.dir.path().join("malachor.toml");
+    let loaded = malachor::config::load(Some(&config), []).unwrap();
+    let app = App::open(loaded, Host::live(), Clock::system()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        app.ready().await.unwrap();
+        let runbook = app.checks().find(|runbook| runbook.id.as_str() == FILE).unwrap();
+        heal::run_check(&app, runbook, Reach::Heal).await.unwrap();
+    });
+}
+
+#[test]
+fn what_waits_is_bounded_and_what_is_left_out_is_counted_in_signed_records() {
+    let place = with_file("observe", "good");
+    crate::place::change(
+        &place,
+        "expect:\n",
+        "expect:\n  - { that: facts.more != \"x\", reason: more, level: warn, say: \"There is more\" }\n",
+    );
+    crate::place::change(&place, "facts: { state: good }", "facts: { state: good, more: y }");
+    crate::place::change(&place, "facts: { state: bad }", "facts: { state: bad, more: y }");
+    place.configure("[agent]\n", "[agent]\noutbox_entries = 4\n");
+    let more = |more: &str| drop(place.write("facts.json", &format!("{{\"state\": \"good\", \"more\": \"{more}\"}}")));
+    let list = || place.ok(&["--json", "evidence", "list"]);
+    let count = |what: &str| list().matches(what).count();
+    let flip = |times: usize| {
+        for turn in 0..times {
+            more(if turn % 2 == 0 { "x" } else { "y" });
+            look(&place);
+        }
+    };
+    // Without a server nothing waits, whatever the log holds.
+    flip(8);
+    let size = || list().lines().count();
+    let before = size();
+    assert!(before > 8);
+    let about = About {
+        url: "https://localhost:1".into(),
+        site: "clinic".parse().unwrap(),
+        appliance: "this-host".parse().unwrap(),
+        order_keys: Vec::new(),
+        witness_key: String::new(),
+    };
+    enrolled::keep_about(&place.dir.path().join("state"), &about).unwrap();
+    flip(8);
+    assert_eq!(size(), before + 1, "one record, and no change after it");
+    assert_eq!(count("changes of findings are not written from here on"), 1);
+    // The server takes what waits.
+    let database = rusqlite::Connection::open(place.dir.path().join("state").join(malachor::store::DATABASE)).unwrap();
+    database.execute("UPDATE outbox SET sent_at = '2026-05-04T12:00:00Z'", []).unwrap();
+    flip(2);
+    assert_eq!(count("there is room again"), 1);
+    assert_eq!(size(), before + 4, "the end of the gap, and both changes");
+    let listed = list();
+    let end = listed.lines().find(|line| line.contains("there is room again")).unwrap();
+    let shown: serde_json::Value = serde_json::from_str(end).unwrap();
+    let seq = shown["seq"].to_string();
+    let entry = place.ok(&["evidence", "show", &seq]);
+    assert!(entry.contains("leftOut") && entry.contains('8'), "{entry}");
+    place.ok(&["evidence", "verify"]);
 }

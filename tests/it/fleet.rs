@@ -6,15 +6,18 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use malachor::crypto::merkle::Node;
+use malachor::domain::bundle::BundleKind;
 use malachor::domain::id::{ApplianceId, OrderId, SiteId};
 use malachor::domain::order::OrderState;
 use malachor::domain::role::{Role, Sites};
 use malachor::fleet::audit::{self, Audit};
+use malachor::fleet::bundles;
 use malachor::fleet::logs::{self, Advance, Followed, NewEntry, Segment};
 use malachor::fleet::orders::{self, Request, StoredOrder};
 use malachor::fleet::people::{self, Person, Token};
 use malachor::fleet::sites::{self, ApplianceState, Certificate, EnrolToken, EvidenceKeys, LastSeen, PlanTier, Site};
 use malachor::fleet::{Fleet, FleetError, Kind, Place, PostgresConnection};
+use malachor::server::publish::{Draft, publish};
 
 use crate::peers::Peers;
 
@@ -86,7 +89,43 @@ async fn contract(fleet: Fleet) {
     a_log_is_followed_step_by_step(&fleet).await;
     people_and_tokens(&fleet).await;
     what_never_changes_never_changes(&fleet).await;
+    what_is_published_stays_and_the_newest_is_in_force(&fleet).await;
+    a_fleet_belongs_to_one_authority(&fleet).await;
     everybody_at_once(&fleet).await;
+}
+
+async fn what_is_published_stays_and_the_newest_is_in_force(fleet: &Fleet) {
+    let draft = |kind, site, text: &str| Draft {
+        kind,
+        site,
+        files: [(if kind == BundleKind::Config { "site.toml" } else { "a.yaml" }.to_owned(), text.to_owned())].into(),
+        by: "operator:root".into(),
+    };
+    let config = |site, text| publish(fleet, draft(BundleKind::Config, site, text), now());
+    assert_eq!(config(None, "[heal]\nflap_count = 4\n").await.unwrap().number, 1);
+    assert_eq!(config(None, "[heal]\nflap_count = 5\n").await.unwrap().number, 2);
+    assert_eq!(config(Some(north()), "[heal]\nflap_count = 6\n").await.unwrap().number, 3);
+    for (site, text) in [(Some("south".parse().unwrap()), "[heal]\nflap_count = 6\n"), (None, "[site]\nid = \"x\"\n")] {
+        assert!(config(site, text).await.is_err());
+    }
+    assert!(publish(fleet, draft(BundleKind::Content, None, "id: nothing"), now()).await.is_err());
+    let force = fleet.read(|sql| Box::pin(bundles::in_force(sql))).await.unwrap();
+    let numbers: Vec<u64> = force.iter().map(|(manifest, _)| manifest.number).collect();
+    assert_eq!(numbers, [2, 3]);
+    for statement in ["UPDATE bundle SET files = '{}'", "DELETE FROM bundle"] {
+        let changed = fleet.write(move |sql| Box::pin(async move { sql.run(statement, &[]).await })).await;
+        assert_eq!(changed.unwrap_err().kind(), Kind::Broken, "{statement}");
+    }
+    let kept = fleet.read(|sql| Box::pin(bundles::bundle(sql, BundleKind::Config, 1))).await.unwrap();
+    assert_eq!(kept.files["site.toml"], "[heal]\nflap_count = 4\n");
+    assert_eq!(kept.manifest.files["site.toml"], malachor::crypto::sha256_hex(b"[heal]\nflap_count = 4\n"));
+}
+
+async fn a_fleet_belongs_to_one_authority(fleet: &Fleet) {
+    for (fingerprint, mine) in [("aa", true), ("aa", true), ("bb", false)] {
+        let claimed = fleet.write(move |sql| Box::pin(bundles::claim(sql, fingerprint))).await;
+        assert_eq!(claimed.is_ok(), mine, "{claimed:?}");
+    }
 }
 
 async fn a_transaction_is_all_or_nothing(fleet: &Fleet) {
