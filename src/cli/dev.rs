@@ -94,8 +94,10 @@ fn write_config(dir: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let text = format!(
-        "# Made by `malachor dev`.\nrole = \"agent\"\n\n[agent]\nstate_dir = {:?}\n\n[heal]\nmode = \"observe\"\n",
-        dir.display().to_string()
+        "# Made by `malachor dev`.\nrole = \"agent\"\n\n[agent]\nstate_dir = {:?}\n\n[heal]\nmode = \"observe\"\n\n\
+         [server]\nstate_dir = {:?}\n",
+        dir.display().to_string(),
+        dir.join("fleet").display().to_string()
     );
     std::fs::write(&path, text).map_err(|error| Failure::new(Exit::Unavailable, format!("{}: {error}", path.display())))
 }

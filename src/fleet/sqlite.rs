@@ -200,7 +200,9 @@ fn private_file(path: &Path) -> std::io::Result<()> {
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), FleetError> {
     let database = path.display().to_string();
-    let tx = connection.transaction().map_err(|error| failed(&error))?;
+    // At once the only writer: a reader that turns into one is refused without waiting where another process wrote between.
+    let begun = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate);
+    let tx = begun.map_err(|error| failed(&error))?;
     let found: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(|error| failed(&error))?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
@@ -208,6 +210,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), FleetError> {
     }
     for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
         tx.execute_batch(migration).map_err(|error| failed(&error))?;
+    }
+    if found == known {
+        return Ok(());
     }
     tx.pragma_update(None, "user_version", known).map_err(|error| failed(&error))?;
     tx.commit().map_err(|error| failed(&error))

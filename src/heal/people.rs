@@ -287,6 +287,8 @@ pub async fn order_entry(app: &App, order: Option<&Order>, outcome: &str, say: &
         Some(order) => (order.by.clone(), format!("order {} {outcome}", order.verb.word())),
         None => ("unknown".to_owned(), format!("order {outcome}")),
     };
+    // Who reads the list sees why something was not done.
+    let what = if outcome == "refused" { app.cap(&format!("{what}: {say}")) } else { what };
     let mut detail = Map::from_iter([("say".to_owned(), json!(say))]);
     if let Some(order) = order {
         detail.insert("order".to_owned(), json!(order.id.as_str()));

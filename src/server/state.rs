@@ -220,6 +220,22 @@ fn roots(what: &str, file: Option<&Path>) -> Result<Option<rustls::RootCertStore
     file.map(tls::roots).transpose().map_err(|error| said(what, &error))
 }
 
+/// Whether an address is on this machine, so that nothing of what is said there travels.
+fn is_here(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let name = if host.starts_with('[') { host.split(']').next() } else { host.split(':').next() };
+    let socket = host.is_empty() && url.contains("host=/");
+    let name = name.unwrap_or_default().trim_start_matches('[');
+    let address = name.parse::<std::net::IpAddr>();
+    socket || name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn in_clear(key: &str) -> StartError {
+    said(key, &"TLS is needed for a server on another machine: neither evidence nor passwords travel in clear")
+}
+
 /// Opens the store the configuration names.
 pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
     let store = &config.store;
@@ -229,14 +245,8 @@ pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
         None => crate::fleet::Place::File(config.state_dir.join("fleet.db")),
         Some(url) => {
             let roots = roots("server.store.ca_file", store.ca_file.as_deref())?;
-            let here = ["localhost", "127.0.0.1", "/"]
-                .iter()
-                .any(|here| url.contains(&format!("@{here}")) || url.contains(&format!("host={here}")));
-            if roots.is_none() && !here {
-                return Err(said(
-                    "server.store.ca_file",
-                    &"is needed for a server on another machine: evidence does not travel in clear",
-                ));
+            if roots.is_none() && !is_here(url) {
+                return Err(in_clear("server.store.ca_file"));
             }
             crate::fleet::Place::Postgres(PostgresConnection {
                 url: url.clone(),
@@ -252,6 +262,9 @@ pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
 fn open_limiter(config: &Config) -> Result<Limiter, StartError> {
     let limiter = &config.limiter;
     let Some(url) = &limiter.url else { return Ok(Limiter::memory()) };
+    if !url.starts_with("rediss://") && !is_here(url) {
+        return Err(in_clear("server.limiter.url"));
+    }
     let connection = RedisConnection {
         url: url.clone(),
         password: secret("server.limiter.password_file", limiter.password_file.as_deref())?,
@@ -269,6 +282,9 @@ pub async fn open_worm(config: &Config) -> Result<Worm, StartError> {
         Some(endpoint) => {
             let roots =
                 roots("server.worm.ca_file", worm.ca_file.as_deref())?.unwrap_or_else(rustls::RootCertStore::empty);
+            if !endpoint.starts_with("https://") && !is_here(endpoint) {
+                return Err(in_clear("server.worm.endpoint"));
+            }
             if endpoint.starts_with("https://") && roots.is_empty() {
                 return Err(said("server.worm.ca_file", &"is needed for https: without roots no store is trusted"));
             }
@@ -285,4 +301,33 @@ pub async fn open_worm(config: &Config) -> Result<Worm, StartError> {
         }
     };
     Worm::open(place).await.map_err(|error| said("server.worm", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_spoken_with_in_clear() {
+        for here in [
+            "postgres://m@localhost:5432/m",
+            "postgres://m@127.0.0.1/m?sslmode=disable",
+            "postgres://m@[::1]:5432/m",
+            "postgres:///m?host=/run/postgresql",
+            "redis://localhost:6379/0",
+            "http://127.0.0.1:8333",
+        ] {
+            assert!(is_here(here), "{here}");
+        }
+        for there in [
+            "postgres://m@db.example/m",
+            "postgres://m@localhost.example/m",
+            "postgres://localhost@db.example/m",
+            "redis://10.0.0.7:6379/0?host=localhost",
+            "http://127.0.0.1.example/",
+            "postgres://m@db.example/m?host=/run",
+        ] {
+            assert!(!is_here(there), "{there}");
+        }
+    }
 }

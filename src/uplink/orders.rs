@@ -1,5 +1,6 @@
 //! Orders: fetched, verified, written down as used, carried out within the guards, reported in signed words.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use super::pull::{Pulled, pull};
 use super::{Link, UplinkError, enrol};
 use crate::app::App;
 use crate::crypto::dsse::{self, Envelope};
-use crate::crypto::jcs;
+use crate::crypto::{jcs, sha256};
 use crate::domain::bundle::BundleKind;
 use crate::domain::finding::Verdict;
 use crate::domain::id::CheckId;
@@ -34,14 +35,31 @@ pub(super) enum After {
 }
 
 /// Deals with orders one after another, and says what became of them.
-pub(super) async fn deal(app: &App, link: &Link, orders: &Orders) -> Result<After, UplinkError> {
+///
+/// `refused` remembers what was refused without a place in the sequence: the server hands it out again until its time is
+/// over, and once is enough for the log.
+pub(super) async fn deal(
+    app: &App,
+    link: &Link,
+    (orders, mut refused): (Orders, Refused),
+) -> Result<(After, Refused), UplinkError> {
     let mut after = After::Nothing;
     for envelope in &orders.orders {
-        after = after.max(deal_with(app, link, envelope.as_bytes()).await?);
+        let digest = sha256(envelope.as_bytes());
+        if refused.contains(&digest) {
+            continue;
+        }
+        match deal_with(app, link, envelope.as_bytes()).await? {
+            Some(next) => after = after.max(next),
+            None => drop(refused.insert(digest)),
+        }
     }
     tell(app, link).await?;
-    Ok(after)
+    Ok((after, refused))
 }
+
+/// SHA-256 of envelopes that were refused and recorded.
+pub(super) type Refused = BTreeSet<[u8; 32]>;
 
 /// What was being carried out when the process ended is not carried out again: the check's own recovery verified it.
 pub(super) async fn recover(app: &App) -> Result<(), UplinkError> {
@@ -53,36 +71,36 @@ pub(super) async fn recover(app: &App) -> Result<(), UplinkError> {
     Ok(())
 }
 
-async fn deal_with(app: &App, link: &Link, envelope: &[u8]) -> Result<After, UplinkError> {
-    let nothing = |()| After::Nothing;
+/// Deals with one order; `None` where it was refused and takes no place in the sequence.
+async fn deal_with(app: &App, link: &Link, envelope: &[u8]) -> Result<Option<After>, UplinkError> {
     let last_seq = app.store.read(|tx| tx.last_order()).await?;
     let order = match verified(envelope, link) {
         Ok(order) => order,
-        Err(refusal) => return refused(app, None, &refusal).await.map(nothing),
+        Err(refusal) => return refused(app, None, &refusal).await.map(|()| None),
     };
     let to = Addressee { site: link.site(), appliance: link.appliance(), last_seq, now: app.clock.now() };
     match order.check(to) {
         // Handed out again because our word was lost: the server is told once more.
-        Err(Refusal::Replay { .. }) if known(app, &order).await? => Ok(After::Nothing),
+        Err(Refusal::Replay { .. }) if known(app, &order).await? => Ok(Some(After::Nothing)),
         Err(refusal @ (Refusal::Replay { .. } | Refusal::Addressee(_))) => {
-            refused(app, Some(&order), &refusal).await.map(nothing)
+            refused(app, Some(&order), &refusal).await.map(|()| None)
         }
         Err(refusal) => {
             used(app, &order, envelope, OrderState::Refused, &refusal.to_string()).await?;
-            refused(app, Some(&order), &refusal).await.map(nothing)
+            refused(app, Some(&order), &refusal).await.map(|()| Some(After::Nothing))
         }
         Ok(()) => {
             // On disk before anything is done, so that nothing is ever done twice.
             if !used(app, &order, envelope, OrderState::Acknowledged, "").await? {
                 let refusal = Refusal::Replay { seq: order.seq, last: last_seq };
-                return refused(app, Some(&order), &refusal).await.map(nothing);
+                return refused(app, Some(&order), &refusal).await.map(|()| None);
             }
             tell(app, link).await.ok();
             move_on(app, order.seq, OrderState::Running, "").await?;
             let (state, say, after) = carry_out(app, link, &order).await;
             noted(app, &order, state, &say).await?;
             move_on(app, order.seq, state, &say).await?;
-            Ok(after)
+            Ok(Some(after))
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::pull::{self, Pulled};
 use super::{Link, UplinkError, enrol, is_enrolled, orders, push};
 use crate::app::{App, chance};
+use crate::crypto::sha256;
 use crate::domain::bundle::BundleKind;
 use crate::domain::id::{ApplianceId, SiteId};
 use crate::wire::{Announced, CheckedIn};
@@ -39,6 +40,7 @@ struct Memory {
     told: Option<Value>,
     /// Bundles that did not hold: each is refused once, and not fetched again every minute.
     refused: BTreeMap<BundleKind, Announced>,
+    orders: orders::Refused,
 }
 
 /// Speaks with the server until `stop` turns true; waits for enrolment where there is no server yet.
@@ -139,10 +141,17 @@ async fn converse(
         if fetched.orders.is_empty() {
             continue;
         }
+        let refused = memory.orders.clone();
+        if fetched.orders.iter().all(|order| refused.contains(&sha256(order.as_bytes()))) {
+            // Nothing but what was refused before: it is not asked for in a loop.
+            rest(PAUSES.0, stop.clone()).await;
+            continue;
+        }
         // Checks may block; here they block nothing but the next order.
         let (own, its, runtime) = (app.clone(), link.clone(), tokio::runtime::Handle::current());
-        let dealt = tokio::task::spawn_blocking(move || runtime.block_on(orders::deal(&own, &its, &fetched)));
-        let after = dealt.await.map_err(|error| super::own("orders", error))??;
+        let dealt = tokio::task::spawn_blocking(move || runtime.block_on(orders::deal(&own, &its, (fetched, refused))));
+        let (after, refused) = dealt.await.map_err(|error| super::own("orders", error))??;
+        memory.orders = refused;
         push::push(app, link).await?;
         match after {
             orders::After::Nothing => {}

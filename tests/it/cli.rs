@@ -288,6 +288,32 @@ fn dev_once_checks_this_host_and_proves_it() {
     let findings = lines.iter().filter(|line| line["schema"] == "malachor.finding/1").count();
     assert_eq!(findings, malachor::catalog::Catalog::load(None).unwrap().runbooks.len());
     assert_eq!(lines.last().unwrap()["exit"], 0);
+    let known = lines.iter().find(|line| line["schema"] == "malachor.known/1").unwrap();
+    assert!(known["held"].as_u64() > Some(20), "{known}");
+    assert_eq!(known["held"], known["log_size"]);
+    // Again, at another port: the same server knows the same appliance, and both can be looked at.
+    let again = program(&["--json", "dev", "--once", "--dir", state.to_str().unwrap()]);
+    assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
+    let config = state.join("malachor.toml").display().to_string();
+    let listed = stdout(&program(&["--config", &config, "--json", "appliance", "list"]));
+    let one: serde_json::Value = serde_json::from_str(listed.trim()).unwrap();
+    assert_eq!((&one["appliance"]["id"], &one["appliance"]["state"]), (&"this-host".into(), &"active".into()));
+}
+
+#[test]
+fn the_page_about_the_server_names_what_the_program_takes() {
+    let doc = include_str!("../../docs/server.md");
+    let config = doc.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let place = Place::new("");
+    place.write("malachor.toml", config);
+    place.ok(&["config", "check"]);
+    // Only this machine reaches the three, by the ports the configuration names.
+    let compose = include_str!("../../docs/compose.yaml");
+    for port in ["5432", "6379", "8333"] {
+        assert!(compose.contains(&format!("\"127.0.0.1:{port}:{port}\"")), "{port}");
+        assert!(config.contains(&format!("127.0.0.1:{port}")), "{port}");
+    }
+    assert_eq!(compose.matches("127.0.0.1:").count(), 3);
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 use malachor::app::enrolled::{self, About};
 use malachor::app::{App, Clock};
+use malachor::crypto::keys::PrivateKey;
+use malachor::domain::id::{ApplianceId, OrderId, SiteId};
+use malachor::domain::order::{ORDER, Order, OrderState, Verb};
+use malachor::fleet::orders::{self, Request, StoredOrder};
 use malachor::heal::{self, Reach};
 use malachor::host::Host;
 
@@ -205,8 +209,13 @@ fn an_appliance_from_an_older_snapshot_gets_no_orders_until_somebody_looked() {
     let _agent = Agent(start(&appliance, &["agent"]));
     until("it is released", || release().status.code() == Some(0));
     assert_eq!(fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0, "succeeded");
+    fleet.place.ok(&["appliance", "revoke", "clinic/this-host", "--by", "ops"]);
+    until("it is turned away", || log(&appliance).contains("the client certificate is revoked"));
+    assert_eq!(fleet.ask("POST", "/api/orders", &lee, Some(body)).0, 404, "it is gone");
     let (_, trail) = fleet.ask("GET", "/api/audit", &lee, None);
-    assert!(trail.to_string().contains("appliance.rolled_back") && trail.to_string().contains("appliance.release"));
+    for act in ["appliance.rolled_back", "appliance.release", "appliance.revoke"] {
+        assert!(trail.to_string().contains(act), "{act}: {trail}");
+    }
 }
 
 #[test]
@@ -314,4 +323,127 @@ fn what_waits_is_bounded_and_what_is_left_out_is_counted_in_signed_records() {
     let entry = place.ok(&["evidence", "show", &seq]);
     assert!(entry.contains("leftOut") && entry.contains('8'), "{entry}");
     place.ok(&["evidence", "verify"]);
+}
+
+/// Puts an order into the server's store as if it had been issued there.
+fn plant(fleet: &Fleet, sign: impl Fn(&Order, &PrivateKey) -> Vec<u8>, change: impl Fn(&mut Order)) {
+    let dir = fleet.place.dir.path().join("fleet");
+    let key = PrivateKey::load(&dir.join("keys/order.pem")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let now = Clock::system().now();
+    let (site, appliance): (SiteId, ApplianceId) = ("clinic".parse().unwrap(), "this-host".parse().unwrap());
+    runtime.block_on(async {
+        let store = malachor::fleet::Fleet::open(malachor::fleet::Place::File(dir.join("fleet.db"))).await.unwrap();
+        let (at, id) = (site.clone(), appliance.clone());
+        let seq = store.write(move |sql| {
+            let (at, id) = (at.clone(), id.clone());
+            Box::pin(async move { orders::next_seq(sql, &at, &id).await })
+        });
+        let seq = seq.await.unwrap();
+        let bytes: [u8; 8] = std::array::from_fn(|n| u8::try_from(seq).unwrap() + u8::try_from(n).unwrap());
+        let mut order = Order {
+            version: 1,
+            id: OrderId::order(bytes),
+            site: site.clone(),
+            appliance: appliance.clone(),
+            seq,
+            nonce: format!("{seq:032x}"),
+            issued_at: now,
+            not_before: now,
+            expires: now + jiff::SignedDuration::from_mins(30),
+            by: "mallory".into(),
+            approved_by: Some("nobody".into()),
+            reason: "to try it".into(),
+            verb: Verb::SetKillSwitch { on: true },
+        };
+        change(&mut order);
+        let request = Request {
+            id: OrderId::request(bytes),
+            verb: "{}".into(),
+            target: "clinic/this-host".into(),
+            reason: "x".into(),
+            asked_by: "mallory".into(),
+            asked_at: now,
+            life_s: 1800,
+            state: "issued".into(),
+            decided_by: None,
+            decided_at: None,
+        };
+        let stored = StoredOrder {
+            site,
+            appliance,
+            seq,
+            id: OrderId::order(bytes),
+            request: request.id.clone(),
+            envelope: sign(&order, &key),
+            expires_at: now + jiff::SignedDuration::from_mins(30),
+            state: OrderState::Queued,
+            queued_at: now,
+            changed_at: now,
+            say: String::new(),
+            report: None,
+        };
+        let put = store.write(move |sql| {
+            let (request, stored) = (request.clone(), stored.clone());
+            Box::pin(async move {
+                orders::add_request(sql, &request).await?;
+                orders::add_order(sql, &stored).await
+            })
+        });
+        put.await.unwrap();
+    });
+}
+
+fn signed_as(kind: &str, order: &Order, key: &PrivateKey) -> Vec<u8> {
+    let payload = serde_json::to_vec(order).unwrap();
+    malachor::crypto::dsse::sign(kind, &payload, key, malachor::crypto::keys::KeyId([0; 4])).unwrap()
+}
+
+#[test]
+fn orders_that_do_not_hold_are_refused_recorded_once_and_stand_in_nobodys_way() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("observe");
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    let _agent = Agent(start(&appliance, &["agent"]));
+    assert_eq!(fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0, "succeeded", "place 1 is used");
+    let own = |order: &Order, key: &PrivateKey| signed_as(ORDER, order, key);
+    let hour = jiff::SignedDuration::from_hours(1);
+    plant(&fleet, |order, _| signed_as(ORDER, order, &PrivateKey::generate().unwrap()), |_| {});
+    plant(&fleet, |order, key| signed_as("application/json", order, key), |_| {});
+    plant(&fleet, own, |order| order.appliance = "another".parse().unwrap());
+    plant(&fleet, own, |order| order.site = "elsewhere".parse().unwrap());
+    plant(&fleet, own, |order| order.seq = 1);
+    plant(&fleet, own, |order| {
+        (order.issued_at, order.not_before, order.expires) =
+            (order.issued_at - hour, order.not_before - hour, order.expires - hour);
+    });
+    plant(&fleet, own, |order| order.not_before += hour);
+    plant(&fleet, own, |order| order.expires += jiff::SignedDuration::from_hours(24 * 30));
+    plant(&fleet, own, |order| {
+        (order.verb, order.approved_by) = (Verb::SetKillSwitch { on: false }, Some("mallory".into()));
+    });
+    let said = || stdout(&appliance.run(&["--json", "evidence", "list"]));
+    let reasons = [
+        ("is not signed by an order key", 1),
+        ("it is no order", 1),
+        ("it is for clinic/another", 1),
+        ("it is for elsewhere/this-host", 1),
+        ("its place 1 in the sequence is used", 1),
+        ("it was valid until", 1),
+        ("it is valid from", 1),
+        ("valid for longer than any order may be", 1),
+        ("needs a second person", 1),
+    ];
+    until("all are refused", || reasons.iter().all(|(why, _)| said().contains(why)));
+    let (state, say) = fleet.ordered(&lee, r#"{"do": "set_kill_switch", "on": true}"#);
+    assert_eq!((state.as_str(), say.as_str()), ("succeeded", "kill switch on"), "a good one after them is carried out");
+    let said = said();
+    for (why, times) in reasons {
+        assert_eq!(said.matches(why).count(), times, "{why}: {said}");
+    }
+    appliance.ok(&["evidence", "verify"]);
 }

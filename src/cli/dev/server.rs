@@ -25,7 +25,6 @@ pub(super) struct Server {
     state: Arc<State>,
     listening: Listening,
     dir: PathBuf,
-    token: String,
 }
 
 /// Starts a server below a directory, with the site of the configuration and a person who may see it.
@@ -43,9 +42,9 @@ pub(super) async fn start(loaded: &Loaded, dir: &Path) -> Result<Server, Failure
     let site = Site { id, name: site.id.clone(), tier: PlanTier::Essential, created_at: state.clock.now() };
     there(enrolment::add_site(&state.fleet, &site, WHO).await)?;
     let dir = dir.to_owned();
-    let token = person(&state, &dir).await?;
+    person(&state, &dir).await?;
     let listening = crate::server::start(Arc::clone(&state)).await?;
-    Ok(Server { state, listening, dir, token })
+    Ok(Server { state, listening, dir })
 }
 
 /// What was there already is no failure.
@@ -57,10 +56,10 @@ fn there(result: Result<(), FleetError>) -> Result<(), FleetError> {
 }
 
 /// The person `dev` with a token, which is kept beside the server's keys.
-async fn person(state: &State, dir: &Path) -> Result<String, Failure> {
-    let kept = dir.join("fleet/dev.token");
-    if let Ok(token) = std::fs::read_to_string(&kept) {
-        return Ok(token.trim().to_owned());
+async fn person(state: &State, dir: &Path) -> Result<(), Failure> {
+    let kept = token_file(dir);
+    if kept.exists() {
+        return Ok(());
     }
     let (text, now) = (secret()?, state.clock.now());
     let token = new_token(&text, ("dev", "malachor dev"), (now, 365));
@@ -84,8 +83,11 @@ async fn person(state: &State, dir: &Path) -> Result<String, Failure> {
     made.await?;
     let name = kept.display().to_string();
     let written = crate::host::Host::live().replace(&name, text.as_bytes(), 0o600, None);
-    written.map_err(|error| Failure::unavailable(&format!("{name}: {error}")))?;
-    Ok(text)
+    written.map_err(|error| Failure::unavailable(&format!("{name}: {error}")))
+}
+
+fn token_file(dir: &Path) -> PathBuf {
+    dir.join("fleet/dev.token")
 }
 
 impl Server {
@@ -115,9 +117,9 @@ impl Server {
     pub(super) fn hint(&self) -> String {
         let authority = self.dir.join("fleet/keys/ca.pem");
         format!(
-            "ask the server: curl --cacert {} -H 'authorization: Bearer {}' {}/api/appliances",
+            "ask the server: curl --cacert {} -H \"authorization: Bearer $(cat {})\" {}/api/appliances",
             authority.display(),
-            self.token,
+            token_file(&self.dir).display(),
             self.url()
         )
     }
