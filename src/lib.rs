@@ -17,7 +17,9 @@
 //!    commits the outcome or puts the snapshot back.
 //! 7. State change, signed entry, tree head and outbox row commit together. `kill -9` anywhere: an execution that had
 //!    started is verified at the next start, never blindly run again.
-//! 8. [`evidence`] verifies the log offline, with a public key and nothing else.
+//! 8. [`uplink`] hands the entries over, oldest first; the [`server`] verifies them anew, keeps them in WORM ([`blob`]) and
+//!    in its [`fleet`] store, and cosigns the head: the receipt. Orders come the other way and enter at 5.
+//! 9. [`evidence`] verifies the log offline, with a public key and nothing else.
 //!
 //! # What never happens
 //!
