@@ -130,10 +130,6 @@ pub struct CheckIn {
     pub time: String,
     /// Ids of the order keys it verifies with.
     pub order_keys: Vec<String>,
-    /// The content it works with; null where only what is built in.
-    pub content: Option<Announced>,
-    /// The server's configuration it works with; null where none.
-    pub config: Option<Announced>,
     /// The last order it used.
     pub order_seq: u64,
     /// Entries of its log.
@@ -309,6 +305,8 @@ pub struct ApplianceLine {
     pub held: u64,
     /// Its posture; null where never told.
     pub posture: Option<Value>,
+    /// What it is made of: system, mode, checks, which content and configuration; null where never told.
+    pub inventory: Option<Value>,
 }
 
 /// What a token is for.

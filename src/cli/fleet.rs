@@ -16,7 +16,7 @@ use crate::server::publish::{Draft, publish};
 
 use super::server::on_runtime;
 use super::session::Session;
-use super::tenants::{open, said};
+use super::tenants::{listed, open, said};
 use super::{Exit, Failure};
 
 /// Appliances.
@@ -107,24 +107,18 @@ impl Appliance {
 async fn list(session: &Session<'_>) -> Result<(), Failure> {
     let (fleet, ..) = open(session, Some("list")).await?;
     let all = fleet.read(|sql| Box::pin(sites::appliances(sql, None))).await?;
-    let mut rows = vec![["APPLIANCE", "STATE", "SEEN", "VERSION", "OUTBOX"].map(str::to_owned).to_vec()];
-    for one in &all {
-        if session.out.is_json() {
-            session.out.json(&json!({"schema": "malachor.appliance/1", "appliance": one}));
-        }
+    let rows = all.iter().map(|one| {
         let last = one.last.as_ref();
-        let cells = [
+        let cells = vec![
             format!("{}/{}", one.site, one.id),
             one.state.word().to_owned(),
             last.map_or_else(|| "never".to_owned(), |last| last.at.to_string()),
             last.map(|last| last.version.clone()).unwrap_or_default(),
             last.map(|last| last.outbox_depth.to_string()).unwrap_or_default(),
         ];
-        rows.push(cells.to_vec());
-    }
-    if !session.out.is_json() {
-        session.out.table(&rows);
-    }
+        (json!({"schema": "malachor.appliance/1", "appliance": one}), cells)
+    });
+    listed(session, &["APPLIANCE", "STATE", "SEEN", "VERSION", "OUTBOX"], rows);
     Ok(())
 }
 
@@ -172,18 +166,13 @@ fn content(dir: &Path) -> Result<BTreeMap<String, String>, Failure> {
 async fn in_force(session: &Session<'_>) -> Result<(), Failure> {
     let (fleet, ..) = open(session, Some("list")).await?;
     let all = fleet.read(|sql| Box::pin(bundles::in_force(sql))).await?;
-    let mut rows = vec![["KIND", "NUMBER", "SITE", "FILES", "BY", "SINCE"].map(str::to_owned).to_vec()];
-    for (manifest, _) in all {
-        if session.out.is_json() {
-            session.out.json(&json!({"schema": "malachor.bundle/1", "bundle": manifest}));
-        }
-        let site = manifest.site.map_or_else(|| "every".to_owned(), |site| site.to_string());
+    let rows = all.iter().map(|(manifest, _)| {
+        let site = manifest.site.as_ref().map_or("every", |site| site.as_str()).to_owned();
         let (number, files) = (manifest.number.to_string(), manifest.files.len().to_string());
-        let cells = [manifest.kind.word().to_owned(), number, site, files, manifest.by, manifest.made_at.to_string()];
-        rows.push(cells.to_vec());
-    }
-    if !session.out.is_json() {
-        session.out.table(&rows);
-    }
+        let (by, since) = (manifest.by.clone(), manifest.made_at.to_string());
+        let json = json!({"schema": "malachor.bundle/1", "bundle": manifest});
+        (json, vec![manifest.kind.word().to_owned(), number, site, files, by, since])
+    });
+    listed(session, &["KIND", "NUMBER", "SITE", "FILES", "BY", "SINCE"], rows);
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::server::{self, StartError, State};
 
 use super::output::Tint;
 use super::session::Session;
-use super::tenants::{open, said};
+use super::tenants::{listed, open, said};
 use super::{Exit, Failure};
 
 /// Run the server: appliances, evidence, orders.
@@ -169,19 +169,14 @@ async fn held_keys(fleet: &Fleet) -> Result<Vec<(String, Vec<String>)>, Failure>
 async fn list_keys(session: &Session<'_>, keys: &ServerKeys) -> Result<(), Failure> {
     let (fleet, ..) = open(session, Some("list")).await?;
     let all = held_keys(&fleet).await?;
-    let mut rows = vec![["ORDER KEY", "HELD BY", "NOT BY"].map(str::to_owned).to_vec()];
-    for (id, vkey) in keys.order_ids().into_iter().zip(keys.order_keys()) {
+    let rows = keys.order_ids().into_iter().zip(keys.order_keys()).map(|(id, vkey)| {
         let (with, without): (Vec<_>, Vec<_>) = all.iter().partition(|(_, held)| held.contains(&id));
-        let without: Vec<&str> = without.iter().map(|(name, _)| name.as_str()).collect();
-        if session.out.is_json() {
-            let held_by = with.len();
-            session.out.json(&json!({"schema": "malachor.order_key/1", "id": id, "vkey": vkey, "held_by": held_by, "not_by": without}));
-        }
-        rows.push(vec![id, with.len().to_string(), without.join(", ")]);
-    }
-    if !session.out.is_json() {
-        session.out.table(&rows);
-    }
+        let (held_by, without) = (with.len(), without.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
+        let json =
+            json!({"schema": "malachor.order_key/1", "id": id, "vkey": vkey, "held_by": held_by, "not_by": without});
+        (json, vec![id, held_by.to_string(), without.join(", ")])
+    });
+    listed(session, &["ORDER KEY", "HELD BY", "NOT BY"], rows);
     Ok(())
 }
 

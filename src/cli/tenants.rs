@@ -167,6 +167,24 @@ pub(super) fn said(session: &Session<'_>, json: &serde_json::Value, line: String
     }
 }
 
+/// A list: one JSON object a line for programs, or one table for people. Each row gives both.
+pub(super) fn listed(
+    session: &Session<'_>,
+    heads: &[&str],
+    rows: impl IntoIterator<Item = (serde_json::Value, Vec<String>)>,
+) {
+    let mut table = vec![heads.iter().map(|head| (*head).to_owned()).collect::<Vec<_>>()];
+    for (json, cells) in rows {
+        if session.out.is_json() {
+            session.out.json(&json);
+        }
+        table.push(cells);
+    }
+    if !session.out.is_json() {
+        session.out.table(&table);
+    }
+}
+
 impl Site {
     pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
         on_runtime(async {
@@ -181,22 +199,12 @@ impl Site {
                 Self::List => {
                     let (fleet, ..) = open(session, Some("list")).await?;
                     let all = fleet.read(|sql| Box::pin(sites::sites(sql))).await?;
-                    let mut rows = vec![["SITE", "NAME", "TIER", "SINCE"].map(str::to_owned).to_vec()];
-                    for site in &all {
-                        if session.out.is_json() {
-                            session.out.json(&json!({"schema": "malachor.site/1", "site": site}));
-                        }
-                        let cells = [
-                            site.id.to_string(),
-                            site.name.clone(),
-                            site.tier.word().to_owned(),
-                            site.created_at.to_string(),
-                        ];
-                        rows.push(cells.to_vec());
-                    }
-                    if !session.out.is_json() {
-                        session.out.table(&rows);
-                    }
+                    let rows = all.iter().map(|site| {
+                        let tier = site.tier.word().to_owned();
+                        let cells = vec![site.id.to_string(), site.name.clone(), tier, site.created_at.to_string()];
+                        (json!({"schema": "malachor.site/1", "site": site}), cells)
+                    });
+                    listed(session, &["SITE", "NAME", "TIER", "SINCE"], rows);
                 }
             }
             Ok(Exit::Ok)
@@ -268,26 +276,13 @@ impl User {
                 Self::List => {
                     let (fleet, ..) = open(session, Some("list")).await?;
                     let all = fleet.read(|sql| Box::pin(people::people(sql))).await?;
-                    let mut rows =
-                        vec![["USER", "NAME", "ROLE", "SITES", "SINCE", "ENDED"].map(str::to_owned).to_vec()];
-                    for person in &all {
+                    let rows = all.iter().map(|person| {
                         let (sites, ended) = (person.sites.stored(), person.ended_at.map(|at| at.to_string()));
-                        if session.out.is_json() {
-                            session.out.json(&json!({"schema": "malachor.user/1", "id": person.id, "name": person.name, "role": person.role, "sites": sites, "ended_at": ended}));
-                        }
-                        let cells = [
-                            person.id.clone(),
-                            person.name.clone(),
-                            person.role.to_string(),
-                            sites,
-                            person.created_at.to_string(),
-                            ended.unwrap_or_default(),
-                        ];
-                        rows.push(cells.to_vec());
-                    }
-                    if !session.out.is_json() {
-                        session.out.table(&rows);
-                    }
+                        let json = json!({"schema": "malachor.user/1", "id": person.id, "name": person.name, "role": person.role, "sites": sites, "ended_at": ended});
+                        let (role, since) = (person.role.to_string(), person.created_at.to_string());
+                        (json, vec![person.id.clone(), person.name.clone(), role, sites, since, ended.unwrap_or_default()])
+                    });
+                    listed(session, &["USER", "NAME", "ROLE", "SITES", "SINCE", "ENDED"], rows);
                 }
                 Self::End(named) => {
                     let (fleet, now, who) = open(session, named.by.as_deref()).await?;
@@ -345,17 +340,9 @@ impl Token {
                 Self::List => {
                     let (fleet, ..) = open(session, Some("list")).await?;
                     let all = fleet.read(|sql| Box::pin(people::tokens(sql))).await?;
-                    let mut rows = vec![
-                        ["TOKEN", "USER", "NAME", "ROLE", "SITES", "EXPIRES", "USED", "REVOKED"]
-                            .map(str::to_owned)
-                            .to_vec(),
-                    ];
-                    for token in &all {
-                        if session.out.is_json() {
-                            session.out.json(&json!({"schema": "malachor.token/1", "token": token}));
-                        }
+                    let rows = all.iter().map(|token| {
                         let time = |time: Option<Timestamp>| time.map(|at| at.to_string()).unwrap_or_default();
-                        let cells = [
+                        let cells = vec![
                             token.id.clone(),
                             token.person.clone(),
                             token.name.clone(),
@@ -365,11 +352,10 @@ impl Token {
                             time(token.used_at),
                             time(token.revoked_at),
                         ];
-                        rows.push(cells.to_vec());
-                    }
-                    if !session.out.is_json() {
-                        session.out.table(&rows);
-                    }
+                        (json!({"schema": "malachor.token/1", "token": token}), cells)
+                    });
+                    let heads = ["TOKEN", "USER", "NAME", "ROLE", "SITES", "EXPIRES", "USED", "REVOKED"];
+                    listed(session, &heads, rows);
                 }
                 Self::Revoke(named) => {
                     let (fleet, now, who) = open(session, named.by.as_deref()).await?;

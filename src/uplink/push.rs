@@ -29,8 +29,6 @@ pub(super) async fn check_in(app: &App, link: &Link, told: &mut Option<Value>) -
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time: app.clock.now().to_string(),
         order_keys: link.order_keys.iter().map(|key| key.id().to_string()).collect(),
-        content: held(app, BundleKind::Content),
-        config: held(app, BundleKind::Config),
         order_seq,
         log_size,
         outbox,
@@ -67,6 +65,7 @@ fn inventory(app: &App) -> Value {
     json!({
         "os": os, "kernel": line("/proc/sys/kernel/osrelease"), "arch": std::env::consts::ARCH,
         "mode": app.config().heal.mode.word(), "checks": checks,
+        "content": held(app, BundleKind::Content), "config": held(app, BundleKind::Config),
     })
 }
 

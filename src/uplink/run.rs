@@ -101,8 +101,11 @@ pub struct Known {
 /// One check-in, and everything handed over that waits.
 pub async fn once(app: &App) -> Result<Known, UplinkError> {
     let link = Link::open(app.state_dir())?;
-    push::check_in(app, &link, &mut None).await?;
+    let mut told = None;
+    push::check_in(app, &link, &mut told).await?;
     let held = push::push(app, &link).await?;
+    // Once more, so that the server knows that nothing waits.
+    push::check_in(app, &link, &mut told).await?;
     Ok(Known { url: link.url().to_owned(), site: link.site().clone(), appliance: link.appliance().clone(), held })
 }
 

@@ -82,6 +82,10 @@ fn content_and_configuration_reach_an_appliance_verified_or_not_at_all() {
     let refused = || stdout(&appliance.run(&["evidence", "list"])).matches("config of the server refused").count();
     until("it is refused", || refused() == 1);
     assert!(shown().contains("flap_count = 7"));
+    let inventory = || fleet.appliance(&lee)["inventory"].clone();
+    until("the server knows what it works with", || inventory()["config"]["number"] == 1);
+    assert_eq!((&inventory()["content"]["number"], &inventory()["mode"]), (&1.into(), &"observe".into()));
+    assert!(inventory()["checks"]["RB-TEST-SECOND-001"]["every_s"] == 3600, "{}", inventory());
     let (state, say) = fleet.ordered(&lee, r#"{"do": "sync_content"}"#);
     assert_eq!((state.as_str(), say.as_str()), ("succeeded", "the content in force is the one published"));
     assert_eq!(refused(), 1, "once is enough");

@@ -73,6 +73,7 @@ pub(super) fn appliances(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
             .map(|one| {
                 let held = held.get(&(one.site.clone(), one.id.clone())).copied().unwrap_or(0);
                 let last = one.last;
+                let json = |text: Option<&str>| text.and_then(|text| serde_json::from_str(text).ok());
                 ApplianceLine {
                     held,
                     site: one.site.to_string(),
@@ -83,7 +84,8 @@ pub(super) fn appliances(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
                     version: last.as_ref().map(|last| last.version.clone()),
                     clock_offset_ms: last.as_ref().map(|last| last.clock_offset_ms),
                     outbox: last.as_ref().map(|last| last.outbox_depth),
-                    posture: last.and_then(|last| last.posture).and_then(|text| serde_json::from_str(&text).ok()),
+                    posture: last.as_ref().and_then(|last| json(last.posture.as_deref())),
+                    inventory: last.as_ref().and_then(|last| json(last.inventory.as_deref())),
                 }
             })
             .collect();
