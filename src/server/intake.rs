@@ -52,15 +52,15 @@ pub enum Rejected {
     /// The head does not cover these entries.
     #[error("ROOT_MISMATCH: {0}")]
     Head(String),
-    /// An entry claims a time that has not come.
-    #[error("CLAIM_AFTER_BOUND: entry {0} claims a time ahead of the server's clock")]
+    /// An entry claims a time that has not come; nothing else is wrong with it, and it is taken when it has.
+    #[error("CLOCK_AHEAD: entry {0} claims a time ahead of the server's clock")]
     Ahead(u64),
 }
 
 impl Rejected {
     /// Whether it is kept as proof: it contradicts itself, its keys or what was seen before.
     pub fn is_proof(&self) -> bool {
-        !matches!(self, Self::Malformed(_) | Self::Elsewhere { .. })
+        !matches!(self, Self::Malformed(_) | Self::Elsewhere { .. } | Self::Ahead(_))
     }
 
     /// The stable word.
@@ -73,7 +73,7 @@ impl Rejected {
             Self::Chain(_) => "CHAIN_BREAK",
             Self::Fork(_) => "FORK",
             Self::Head(_) => "ROOT_MISMATCH",
-            Self::Ahead(_) => "CLAIM_AFTER_BOUND",
+            Self::Ahead(_) => "CLOCK_AHEAD",
         }
     }
 }

@@ -25,13 +25,18 @@ pub struct UsedOrder {
 impl Tx<'_> {
     /// Entries from `from` on with the head that covers them, as the server takes them: lines, an empty line, the note.
     ///
-    /// It ends at the last head within `most` entries, or at the next one; `None` where nothing waits.
-    pub fn outgoing(&self, from: u64, most: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        let sql = "SELECT size, note FROM head WHERE size > ?1 ORDER BY size <= ?2 DESC, CASE WHEN size <= ?2 THEN -size ELSE size END LIMIT 1";
+    /// It ends at the last head within `most` entries, or at the next one, and before the first entry written after
+    /// `until`; `None` where nothing waits.
+    pub fn outgoing(&self, from: u64, most: u64, until: Timestamp) -> Result<Option<Vec<u8>>, StoreError> {
+        let later =
+            "SELECT coalesce(min(seq), 9223372036854775807) FROM outbox WHERE sent_at IS NULL AND queued_at > ?1";
+        let end: i64 = self.sql.prepare_cached(later)?.query_row([until.to_string()], |row| row.get(0))?;
+        let sql = "SELECT size, note FROM head WHERE size > ?1 AND size <= ?3
+                   ORDER BY size <= ?2 DESC, CASE WHEN size <= ?2 THEN -size ELSE size END LIMIT 1";
         let head: Option<(u64, Vec<u8>)> = self
             .sql
             .prepare_cached(sql)?
-            .query_row(params![from, from.saturating_add(most)], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row(params![from, from.saturating_add(most), end], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let Some((size, note)) = head else { return Ok(None) };
         let mut body = Vec::new();

@@ -1,5 +1,6 @@
 //! Check-ins, and handing over evidence until nothing waits.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::pull::held;
@@ -69,11 +70,19 @@ fn inventory(app: &App) -> Value {
     })
 }
 
+/// How far ahead of the server's clock an entry may claim to be; the server takes a little more.
+const AHEAD: SignedDuration = SignedDuration::from_secs(90);
+
 /// Hands over what waits, oldest first, and keeps the receipts; says how many entries the server holds then.
-pub(super) async fn push(app: &App, link: &Link) -> Result<u64, UplinkError> {
+///
+/// Where this clock is ahead of the server's by `offset_ms`, entries wait until the server's clock has come to them.
+pub(super) async fn push(app: &App, link: &Link, offset_ms: i64) -> Result<u64, UplinkError> {
+    let now = app.clock.now();
+    let theirs = now.checked_sub(SignedDuration::from_millis(offset_ms)).unwrap_or(now);
+    let until = theirs.checked_add(AHEAD).unwrap_or(Timestamp::MAX);
     let mut from = app.store.read(|tx| tx.cosigned_size()).await?;
     loop {
-        let batch = app.store.read(move |tx| tx.outgoing(from, BATCH)).await?;
+        let batch = app.store.read(move |tx| tx.outgoing(from, BATCH, until)).await?;
         let Some(batch) = batch else { return Ok(from) };
         let receipt: Receipt = match link.post_bytes("/v1/evidence", batch).await {
             Ok(receipt) => receipt,

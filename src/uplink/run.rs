@@ -102,8 +102,8 @@ pub struct Known {
 pub async fn once(app: &App) -> Result<Known, UplinkError> {
     let link = Link::open(app.state_dir())?;
     let mut told = None;
-    push::check_in(app, &link, &mut told).await?;
-    let held = push::push(app, &link).await?;
+    let heard = push::check_in(app, &link, &mut told).await?;
+    let held = push::push(app, &link, heard.clock_offset_ms).await?;
     // Once more, so that the server knows that nothing waits.
     push::check_in(app, &link, &mut told).await?;
     Ok(Known { url: link.url().to_owned(), site: link.site().clone(), appliance: link.appliance().clone(), held })
@@ -126,11 +126,11 @@ async fn converse(
         rest(app.config().agent.check_in.0, stop).await;
         return Ok(Next::Again);
     }
-    push::push(app, link).await?;
+    push::push(app, link, heard.clock_offset_ms).await?;
     orders::tell(app, link).await?;
     let next = renewed(app, link, &heard, memory).await?;
     if next != Next::Again {
-        push::push(app, link).await?;
+        push::push(app, link, heard.clock_offset_ms).await?;
         return Ok(next);
     }
     let until = Instant::now() + app.config().agent.check_in.0.mul_f64(0.9 + 0.2 * chance());
@@ -155,7 +155,7 @@ async fn converse(
         let dealt = tokio::task::spawn_blocking(move || runtime.block_on(orders::deal(&own, &its, (fetched, refused))));
         let (after, refused) = dealt.await.map_err(|error| super::own("orders", error))??;
         memory.orders = refused;
-        push::push(app, link).await?;
+        push::push(app, link, heard.clock_offset_ms).await?;
         match after {
             orders::After::Nothing => {}
             orders::After::Connect => return Ok(Next::Connect),

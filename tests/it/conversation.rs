@@ -451,3 +451,59 @@ fn orders_that_do_not_hold_are_refused_recorded_once_and_stand_in_nobodys_way() 
     }
     appliance.ok(&["evidence", "verify"]);
 }
+
+#[test]
+fn a_clock_that_is_ahead_delays_evidence_and_loses_none_of_it() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = with_file("observe", "good");
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    let config = appliance.dir.path().join("malachor.toml");
+    let ahead = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(600));
+    let hands = std::sync::Arc::clone(&ahead);
+    let clock = Clock::manual(move || {
+        let seconds = hands.load(std::sync::atomic::Ordering::SeqCst);
+        Clock::system().now() + jiff::SignedDuration::from_secs(seconds)
+    });
+    let open = |clock: &Clock| {
+        App::open(malachor::config::load(Some(&config), []).unwrap(), Host::live(), clock.clone()).unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let app = open(&clock);
+        app.ready().await.unwrap();
+        // Ten minutes: nothing is handed over, and what would be is told from a forgery.
+        assert_eq!(malachor::uplink::once(&app).await.unwrap().held, 0);
+        let body = app.store.read(|tx| tx.outgoing(0, 500, jiff::Timestamp::MAX)).await.unwrap().unwrap();
+        let file = appliance.dir.path().join("body");
+        std::fs::write(&file, body).unwrap();
+        let client = appliance.dir.path().join("state/server/client.pem");
+        let asked = std::process::Command::new("curl")
+            .args(["-sS", "--cacert"])
+            .arg(fleet.place.dir.path().join("fleet/keys/ca.pem"))
+            .args(["--cert", &client.display().to_string(), "--key", &client.display().to_string()])
+            .args(["--data-binary", &format!("@{}", file.display())])
+            .arg(format!("https://localhost:{}/v1/evidence", fleet.port))
+            .output()
+            .unwrap();
+        let said: serde_json::Value = serde_json::from_str(&stdout(&asked)).unwrap();
+        assert!(said["type"].as_str().unwrap().ends_with("clock_ahead") && said["status"] == 422, "{said}");
+        assert_eq!(fleet.ask("GET", "/stats", &lee, None).1["quarantined"], 0);
+    });
+    // A little: it waits until the server's clock has come to it.
+    let state = appliance.dir.path().join("state");
+    std::fs::remove_file(state.join(malachor::store::DATABASE)).unwrap();
+    std::fs::write(state.join("keys/no-log-yet"), "").unwrap();
+    ahead.store(95, std::sync::atomic::Ordering::SeqCst);
+    runtime.block_on(async {
+        let app = open(&clock);
+        app.ready().await.unwrap();
+        assert_eq!(malachor::uplink::once(&app).await.unwrap().held, 0);
+        std::thread::sleep(std::time::Duration::from_secs(7));
+        assert_eq!(malachor::uplink::once(&app).await.unwrap().held, 1);
+    });
+    assert_eq!(fleet.appliance(&lee)["held"], 1);
+}

@@ -197,6 +197,10 @@ async fn reject(
     if let Rejected::Elsewhere { holds } = rejected {
         return Ok(Problem::conflict("size_mismatch", format!("the server holds {holds} entries; begin there")));
     }
+    if matches!(rejected, Rejected::Ahead(_)) {
+        let problem = Problem::new(hyper::StatusCode::UNPROCESSABLE_ENTITY, "clock_ahead", rejected.to_string());
+        return Ok(Problem { retry_after: Some(60), ..problem });
+    }
     if rejected.is_proof() {
         tracing::warn!(
             site = identity.site.as_str(),
