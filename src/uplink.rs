@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 pub use crate::app::enrolled::is_enrolled;
 pub use enrol::enrol;
 pub use link::Link;
-pub use run::{Known, once, run};
+pub use run::{Known, look, once, run};
 
 use crate::net::NetError;
 use crate::store::StoreError;

@@ -8,6 +8,7 @@ use crate::config::Loaded;
 use crate::host::{Cmd, Host};
 use crate::shown;
 use crate::store::{DATABASE, StoreError};
+use crate::uplink;
 
 use super::output::{Tint, fold};
 use super::session::Session;
@@ -42,6 +43,7 @@ impl Doctor {
                     found.push(("database", database(app).await));
                     found.push(("records", records(app).await));
                     found.push(("room", room(app)));
+                    found.push(("server", server(app).await));
                 }
                 Some(Err((what, cure))) => {
                     found.push(("state, keys", Health::Trouble { what: what.clone(), cure }));
@@ -186,6 +188,29 @@ fn room(app: &App) -> Health {
         },
         Ok(usage) => Health::Good(format!("{} MiB left", usage.bytes_available >> 20)),
         Err(error) => Health::Trouble { what: error.to_string(), cure: "mount the file system of the state directory" },
+    }
+}
+
+/// Whether the server can be spoken with, and for how long.
+async fn server(app: &App) -> Health {
+    if !uplink::is_enrolled(app.state_dir()) {
+        return Health::Missing { what: "none".to_owned(), means: "nobody outside sees how this appliance is" };
+    }
+    let size = app.store.read(|tx| tx.log_size()).await;
+    match (uplink::look(app).await, size) {
+        (Ok((known, until)), Ok(size)) => {
+            let days = until.duration_since(app.clock.now()).as_hours() / 24;
+            let held = known.held;
+            Health::Good(format!(
+                "{} holds {held} of {size} entries; the certificate holds {days} more days",
+                known.url
+            ))
+        }
+        (Err(error), _) => Health::Trouble {
+            what: error.to_string(),
+            cure: "everything goes on here and waits for it; look at the network, and at `malachor appliance list` on the server",
+        },
+        (_, Err(error)) => Health::Trouble { what: error.to_string(), cure: KEEP },
     }
 }
 

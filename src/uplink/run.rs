@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use crate::app::{App, chance};
 use crate::crypto::sha256;
 use crate::domain::bundle::BundleKind;
 use crate::domain::id::{ApplianceId, SiteId};
-use crate::wire::{Announced, CheckedIn};
+use crate::wire::{Announced, CheckedIn, LogState};
 
 /// How often an appliance without a server looks whether it has one.
 const LOOK: Duration = Duration::from_secs(10);
@@ -96,6 +97,19 @@ pub struct Known {
     pub appliance: ApplianceId,
     /// Entries it holds, verified, kept and cosigned.
     pub held: u64,
+}
+
+/// Asks the server how far it follows this appliance's log, and tells nothing; until when the client certificate holds.
+pub async fn look(app: &App) -> Result<(Known, Timestamp), UplinkError> {
+    let link = Link::open(app.state_dir())?;
+    let log: LogState = link.get("/v1/log", Duration::from_secs(10)).await?;
+    let known = Known {
+        url: link.url().to_owned(),
+        site: link.site().clone(),
+        appliance: link.appliance().clone(),
+        held: log.size,
+    };
+    Ok((known, link.life.1))
 }
 
 /// One check-in, and everything handed over that waits.

@@ -235,7 +235,10 @@ fn an_appliance_does_its_work_without_its_server_and_hands_everything_over_later
     let _agent = Agent(start(&appliance, &["agent"]));
     until("evidence arrives", || fleet.appliance(&lee)["held"].as_u64() > Some(1));
     let held = fleet.appliance(&lee)["held"].as_u64().unwrap();
+    let doctor = || stdout(&appliance.run(&["doctor"]));
+    assert!(doctor().contains("the certificate holds 89 more days"), "{}", doctor());
     fleet.kill();
+    assert!(doctor().contains("✖ server"), "{}", doctor());
     appliance.write("facts.json", "{\"state\": \"bad\"}");
     until("it is healed without the server", || facts(&appliance).contains("good"));
     fleet.again();
