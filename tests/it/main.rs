@@ -14,6 +14,8 @@ mod crash;
 #[cfg(test)]
 mod decided;
 #[cfg(test)]
+mod dependencies;
+#[cfg(test)]
 mod evidence;
 #[cfg(test)]
 mod fleet;
