@@ -29,12 +29,35 @@ const BODY: Duration = Duration::from_secs(30);
 /// First word of an API token.
 pub(super) const TOKEN: &str = "mlc_";
 
+/// Answers that turn somebody away.
+const REFUSED: [StatusCode; 3] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
+/// Longest path that stands in the audit trail.
+const OBJECT: usize = 200;
+
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     pub(super) address: IpAddr,
     /// From a client certificate our authority signed.
     pub(super) identity: Option<Identity>,
+}
+
+/// Who an audit row of a refusal names.
+struct Who {
+    actor: String,
+    site: String,
+    address: IpAddr,
+}
+
+impl Who {
+    /// Whoever the connection says it is, which is nobody without a certificate.
+    fn at(peer: &Peer) -> Self {
+        let (actor, site) = peer.identity.as_ref().map_or_else(
+            || ("nobody".to_owned(), String::new()),
+            |identity| (format!("appliance:{}/{}", identity.site, identity.appliance), identity.site.to_string()),
+        );
+        Self { actor, site, address: peer.address }
+    }
 }
 
 /// Lets requests through to their handlers.
@@ -73,31 +96,41 @@ impl Gate {
         peer: &Peer,
     ) -> Result<Answer, Problem> {
         let state = Arc::clone(&self.state);
-        match &route.handler {
+        let object = request.uri().path().to_owned();
+        let stranger = Who::at(peer);
+        let (who, answered) = match &route.handler {
             Handler::Anyone(handler) | Handler::Token(handler) => {
                 self.room(route, &peer.address.to_string()).await?;
-                handler(state, ask(route, path, request, peer).await?).await
+                (stranger, handler(state, ask(route, path, request, peer).await?).await)
             }
             Handler::Appliance(handler) => {
                 let identity = match self.appliance(peer) {
                     Ok(identity) => identity,
-                    Err(problem) => return Err(self.turned_away(route, peer, problem).await),
+                    Err(problem) => return Err(self.turned_away(route, &object, &stranger, problem).await),
                 };
                 self.room(route, &format!("{}/{}", identity.site, identity.appliance)).await?;
-                handler(state, ask(route, path, request, peer).await?, identity).await
+                (stranger, handler(state, ask(route, path, request, peer).await?, identity).await)
             }
             Handler::Person(deed, handler) => {
                 let caller = match self.person(&request).await {
-                    Ok(caller) if may(caller.role, *deed) => caller,
-                    Ok(caller) => {
-                        let problem = Problem::forbidden(format!("a {} may not do this", caller.role));
-                        return Err(self.turned_away(route, peer, problem).await);
-                    }
-                    Err(problem) => return Err(self.turned_away(route, peer, problem).await),
+                    Ok(caller) => caller,
+                    Err(problem) => return Err(self.turned_away(route, &object, &stranger, problem).await),
                 };
+                let who = Who { actor: format!("person:{}", caller.person), ..stranger };
+                if !may(caller.role, *deed) {
+                    let problem = Problem::forbidden(format!("a {} may not do this", caller.role));
+                    return Err(self.turned_away(route, &object, &who, problem).await);
+                }
                 self.room(route, &caller.person).await?;
-                handler(state, ask(route, path, request, peer).await?, caller).await
+                (who, handler(state, ask(route, path, request, peer).await?, caller).await)
             }
+        };
+        match answered {
+            // What is not theirs looks like what is not there, so the trail keeps both.
+            Err(problem) if REFUSED.contains(&problem.status) => {
+                Err(self.turned_away(route, &object, &who, problem).await)
+            }
+            answered => answered,
         }
     }
 
@@ -150,34 +183,46 @@ impl Gate {
         }
     }
 
-    async fn turned_away(&self, route: &Route, peer: &Peer, problem: Problem) -> Problem {
-        let actor = peer.identity.as_ref().map_or_else(
-            || "nobody".to_owned(),
-            |identity| format!("appliance:{}/{}", identity.site, identity.appliance),
-        );
-        let site = peer.identity.as_ref().map_or_else(String::new, |identity| identity.site.to_string());
-        let row = Audit {
-            site,
-            at: self.state.clock.now(),
-            actor,
-            act: format!("{} {}", route.method, route.path),
-            object: String::new(),
-            outcome: "refused".to_owned(),
-            detail: json!({"status": problem.status.as_u16(), "why": problem.detail, "peer": peer.address.to_string()}),
-        };
-        // Many rows of one stranger say no more than a few, and must not fill the store.
-        let few = Rate { limit: 10, window: Duration::from_mins(1) };
-        if matches!(self.state.limiter.take(&format!("turned-away:{}", peer.address), few).await, Taken::Allowed { .. })
-        {
-            let written = self.state.fleet.write(move |sql| {
-                let row = row.clone();
-                Box::pin(async move { audit::write(sql, &row).await })
-            });
-            if let Err(error) = written.await {
-                tracing::error!("a refusal could not be audited: {error}");
-            }
+    /// Notes that a connection ended before anybody could speak on it: with a certificate that is not ours, or too old.
+    pub(super) async fn unheard(&self, address: IpAddr, why: &str) {
+        let stranger = Who { actor: "nobody".to_owned(), site: String::new(), address };
+        let detail = json!({"why": why, "peer": address.to_string()});
+        self.refused(&stranger, ("tls", ""), detail).await;
+    }
+
+    async fn turned_away(&self, route: &Route, object: &str, who: &Who, problem: Problem) -> Problem {
+        // That something does not answer just now is no refusal, and where it is the store, no row could be written.
+        if REFUSED.contains(&problem.status) {
+            let address = who.address.to_string();
+            let detail = json!({"status": problem.status.as_u16(), "why": problem.detail, "peer": address});
+            self.refused(who, (&format!("{} {}", route.method, route.path), object), detail).await;
         }
         problem
+    }
+
+    async fn refused(&self, who: &Who, (act, object): (&str, &str), detail: serde_json::Value) {
+        let row = Audit {
+            site: who.site.clone(),
+            at: self.state.clock.now(),
+            actor: who.actor.clone(),
+            act: act.to_owned(),
+            object: object.chars().take(OBJECT).collect(),
+            outcome: "refused".to_owned(),
+            detail,
+        };
+        // A flood of refusals is counted, and does not fill the disk.
+        let few = Rate { limit: 10, window: Duration::from_mins(1) };
+        let key = format!("turned-away:{}:{}", who.actor, who.address);
+        if matches!(self.state.limiter.take(&key, few).await, Taken::Later { .. }) {
+            return;
+        }
+        let written = self.state.fleet.write(move |sql| {
+            let row = row.clone();
+            Box::pin(async move { audit::write(sql, &row).await })
+        });
+        if let Err(error) = written.await {
+            tracing::error!("a refusal could not be audited: {error}");
+        }
     }
 }
 

@@ -117,6 +117,12 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     stopping.wait_for(|stop| *stop).await.map(drop).ok();
 }
 
+/// What is wrong with the certificate that ended a handshake; `None` where it ended over something else.
+fn bad_certificate(error: &std::io::Error) -> Option<String> {
+    let rustls::Error::InvalidCertificate(why) = error.get_ref()?.downcast_ref()? else { return None };
+    Some(format!("its client certificate: {why}"))
+}
+
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -126,7 +132,16 @@ async fn serve(
 ) {
     stream.set_nodelay(true).ok();
     // Who does not finish the handshake in time, or comes with a certificate that is not ours, is not heard.
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            if let Some(why) = bad_certificate(&error) {
+                gate.unheard(peer.ip(), &why).await;
+            }
+            return;
+        }
+        Err(_) => return,
+    };
     let shown: Option<Identity> =
         stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|der| identity(der));
     let peer = Arc::new(Peer { address: peer.ip(), identity: shown });

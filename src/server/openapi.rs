@@ -59,8 +59,9 @@ fn operation(route: &Route, request: Option<Value>, answer: Option<Value>, probl
         json!({"description": "A problem (RFC 9457)", "content": {"application/problem+json": {"schema": problem}}});
     let mut operation = json!({
         "summary": route.summary,
-        "description": format!("Principal: {}. At most {} bytes.", route.principal(), route.body),
+        "description": format!("At most {} bytes.", route.body),
         "operationId": operation_id(route),
+        "x-principal": route.principal(),
         "security": security,
         "parameters": parameters,
         "responses": {

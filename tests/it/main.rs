@@ -6,6 +6,8 @@ mod backup;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod caller;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod conversation;
@@ -15,6 +17,8 @@ mod crash;
 mod decided;
 #[cfg(test)]
 mod dependencies;
+#[cfg(test)]
+mod enrolled;
 #[cfg(test)]
 mod evidence;
 #[cfg(test)]
@@ -31,6 +35,8 @@ mod meanwhile;
 mod peers;
 #[cfg(test)]
 mod place;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod server;
 #[cfg(test)]

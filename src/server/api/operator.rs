@@ -27,8 +27,8 @@ fn only(caller: &Caller, site: &SiteId) -> Result<(), Problem> {
     if caller.sites.includes(site) { Ok(()) } else { Err(Problem::missing(format!("no site is called `{site}`"))) }
 }
 
-/// Only who acts on all sites may change the fleet as a whole.
-fn everywhere(caller: &Caller) -> Result<(), Problem> {
+/// What concerns the fleet as a whole is only for who acts on all sites.
+pub(super) fn everywhere(caller: &Caller) -> Result<(), Problem> {
     if caller.sites == Sites::All { Ok(()) } else { Err(Problem::forbidden("this concerns all sites")) }
 }
 

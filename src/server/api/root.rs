@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
+use super::operator::everywhere;
 use crate::domain::role::Sites;
 use crate::fleet::people::Caller;
 use crate::fleet::sites::ApplianceState;
@@ -47,8 +48,9 @@ pub(super) fn openapi(_: Arc<State>, _: Ask) -> Reply {
     Box::pin(async { Answer::json(&crate::server::openapi::document()) })
 }
 
-pub(super) fn metrics(state: Arc<State>, _: Ask, _: Caller) -> Reply {
+pub(super) fn metrics(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
     Box::pin(async move {
+        everywhere(&caller)?;
         Ok(Answer::text("application/openmetrics-text; version=1.0.0; charset=utf-8", state.metrics.text()))
     })
 }
