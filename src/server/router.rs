@@ -61,6 +61,9 @@ pub struct Ask {
 impl Ask {
     /// The body as JSON; unknown members, wrong types and deep nesting are refused with the path of the member.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        if has_nul(&self.body) {
+            return Err(Problem::bad(".", "the character NUL stands in no text"));
+        }
         let mut reader = serde_json::Deserializer::from_slice(&self.body);
         let value = serde_path_to_error::deserialize(&mut reader)
             .map_err(|error| Problem::bad(error.path().to_string(), error.inner().to_string()))?;
@@ -258,6 +261,20 @@ pub fn query_of(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Whether a string of a JSON text holds U+0000, which PostgreSQL cannot keep in a text.
+fn has_nul(json: &[u8]) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        let escape = rest.get(at + 1..).unwrap_or_default();
+        if escape.starts_with(b"u0000") {
+            return true;
+        }
+        // A backslash that is escaped itself begins nothing.
+        rest = escape.get(1..).unwrap_or_default();
+    }
+    false
+}
+
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -271,7 +288,7 @@ fn decoded(text: &str) -> Option<String> {
             byte => byte,
         });
     }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
 }
 
 #[cfg(test)]
@@ -301,7 +318,7 @@ mod tests {
 
     #[test]
     fn queries_are_read_or_left_out() {
-        let query = query_of("wait=25&name=a%20b+c&bad=%zz&none&x=%");
+        let query = query_of("wait=25&name=a%20b+c&bad=%zz&none&x=%&nul=a%00");
         assert_eq!(
             query.into_iter().collect::<Vec<_>>(),
             [("name".into(), "a b c".into()), ("wait".into(), "25".into())]
@@ -336,6 +353,9 @@ mod tests {
         assert_eq!(read(r#"{"inner":[{"count":1},{"count":"x"}]}"#).field.as_deref(), Some("inner[1].count"));
         assert!(read(r#"{"inner":[{"count":1,"more":2}]}"#).detail.contains("unknown field `more`"));
         assert!(read(r#"{"inner":[]} x"#).detail.contains("trailing"));
+        assert!(read(r#"{"inner":["a\u0000"]}"#).detail.contains("NUL"));
+        assert!(read(r#"{"inner":["\\\u0000"]}"#).detail.contains("NUL"));
+        assert!(!read(r#"{"inner":["\\u0000"]}"#).detail.contains("NUL"), "a backslash and letters");
         assert!(
             read(&"[".repeat(100_000)).detail.contains("recursion") || !read(&"[".repeat(100_000)).detail.is_empty()
         );

@@ -64,12 +64,13 @@ impl Enrolled {
         serde_json::to_string(&asked).unwrap()
     }
 
-    /// Enrols with a token's text.
-    pub(crate) async fn enrol(&mut self, caller: &Caller, token: &str) {
+    /// Enrols with a token's text; gives the key that will cosign its heads.
+    pub(crate) async fn enrol(&mut self, caller: &Caller, token: &str) -> String {
         let token = Token::read(token).unwrap();
         let said = caller.ask("POST", "/v1/enrol", &self.body(&token.secret)).await.unwrap();
         assert_eq!(said.status, 200, "{said:?}");
         self.certificate = said.json()["certificate"].as_str().unwrap().to_owned();
+        said.json()["witness_key"].as_str().unwrap().to_owned()
     }
 
     /// What it shows when it connects.

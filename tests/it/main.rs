@@ -24,6 +24,8 @@ mod evidence;
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod grown;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod layering;
@@ -32,9 +34,13 @@ mod limiter;
 #[cfg(test)]
 mod meanwhile;
 #[cfg(test)]
+mod outage;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod place;
+#[cfg(test)]
+mod replicas;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A server as the tests run it: the real program on a free port, asked with curl.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -36,8 +37,26 @@ impl Fleet {
 
     /// A server with more of a configuration.
     pub(crate) fn start_with(more: &str) -> Self {
+        Self::start_in(Place::new(""), more)
+    }
+
+    /// Another server with the same keys.
+    pub(crate) fn start_beside(&self, more: &str) -> Self {
+        let (place, here) = (Place::new(""), self.place.dir.path().join("fleet/keys"));
+        let there = place.dir.path().join("fleet");
+        for dir in [there.clone(), there.join("keys")] {
+            std::fs::create_dir(&dir).unwrap();
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        for file in std::fs::read_dir(here).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), there.join("keys").join(file.file_name())).unwrap();
+        }
+        Self::start_in(place, more)
+    }
+
+    fn start_in(place: Place, more: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let place = Place::new("");
         let state = place.dir.path().join("fleet");
         place.write(
             "malachor.toml",
@@ -47,8 +66,12 @@ impl Fleet {
         );
         let process = start(&place, &["server"]);
         let fleet = Self { place, port, process };
-        until("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        fleet.listens();
         fleet
+    }
+
+    fn listens(&self) {
+        until("the server listens", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
     }
 
     /// Ends the server without warning.
@@ -59,7 +82,7 @@ impl Fleet {
     /// Starts it again where it was.
     pub(crate) fn again(&mut self) {
         self.process = start(&self.place, &["server"]);
-        until("the server listens again", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+        self.listens();
     }
 
     /// Asks for an order without a second person, and waits until it is over: how it ended, and what the appliance said.

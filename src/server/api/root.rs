@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 
@@ -17,23 +18,28 @@ use crate::wire::{Ready, RunbookLine, Stats};
 
 type Reply = BoxFuture<'static, Result<Answer, Problem>>;
 
+/// How long a store may take to give a sign of life.
+const SIGN: Duration = Duration::from_secs(2);
+
 pub(super) fn health(_: Arc<State>, _: Ask) -> Reply {
     Box::pin(async { Ok(Answer::text("application/json", "{\"status\":\"ok\"}\n")) })
 }
 
 pub(super) fn ready(state: Arc<State>, _: Ask) -> Reply {
     Box::pin(async move {
-        let store = if state.fleet.ping().await.is_ok() { "ok" } else { "down" };
-        let limiter = if state.limiter.is_degraded() { "degraded" } else { "ok" };
-        let held = match crate::blob::Key::new("ready") {
-            Some(key) => state.worm.get(&key).await.is_ok(),
-            None => false,
+        let held = async {
+            match crate::blob::Key::new("ready") {
+                Some(key) => state.worm.get(&key).await.is_ok(),
+                None => false,
+            }
         };
-        let worm = if held { "ok" } else { "down" };
+        let (store, worm) = tokio::join!(in_time(async { state.fleet.ping().await.is_ok() }), in_time(held));
+        let said = |up: bool| if up { "ok" } else { "down" };
+        let limiter = if state.limiter.is_degraded() { "degraded" } else { "ok" };
         let parts = BTreeMap::from([
-            ("store".to_owned(), store.to_owned()),
+            ("store".to_owned(), said(store).to_owned()),
             ("limiter".to_owned(), limiter.to_owned()),
-            ("worm".to_owned(), worm.to_owned()),
+            ("worm".to_owned(), said(worm).to_owned()),
         ]);
         let ready = parts.values().all(|part| part != "down");
         let mut answer = Answer::json(&Ready { ready, parts })?;
@@ -42,6 +48,11 @@ pub(super) fn ready(state: Arc<State>, _: Ask) -> Reply {
         }
         Ok(answer)
     })
+}
+
+/// Whoever asks decides within seconds where to send people: a part that is silent for longer is down for now.
+async fn in_time(sign: impl Future<Output = bool>) -> bool {
+    tokio::time::timeout(SIGN, sign).await.unwrap_or(false)
 }
 
 pub(super) fn openapi(_: Arc<State>, _: Ask) -> Reply {
