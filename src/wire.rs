@@ -2,14 +2,21 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::domain::id::{ApplianceId, SiteId};
 
 /// Clocks differ: certificates hold from so many seconds before they were issued.
 pub const EARLIER_S: i64 = 600;
+
+/// The form of a site's or an appliance's id, of at most 63 letters, for the `OpenAPI` document.
+pub const ID: &str = r"^[a-z0-9-]+(\.[a-z0-9-]+)*$";
+/// The form of the id of an order or of a request for one.
+pub const ORDER_ID: &str = "^(ORD|REQ)-[0-9a-f]{16}$";
+/// The form of a runbook's id.
+const CHECK_ID: &str = "^RB(-[A-Z0-9]+){1,3}-[0-9]{3}$";
 
 /// First word of an enrolment token.
 const PREFIX: &str = "mle1.";
@@ -127,6 +134,7 @@ pub struct CheckIn {
     /// Version of its program.
     pub version: String,
     /// Its time, RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
     pub time: String,
     /// Ids of the order keys it verifies with.
     pub order_keys: Vec<String>,
@@ -275,10 +283,12 @@ pub struct SiteLine {
 #[serde(deny_unknown_fields)]
 pub struct AddSite {
     /// Its id: lower case letters, digits, `-` and `.`.
+    #[schemars(extend("pattern" = ID, "maxLength" = 63))]
     pub id: String,
     /// What people call it.
     pub name: String,
     /// essential, professional or enterprise.
+    #[schemars(extend("enum" = ["essential", "professional", "enterprise"]))]
     pub tier: String,
 }
 
@@ -340,13 +350,37 @@ pub struct TokenText {
 #[serde(deny_unknown_fields)]
 pub struct AskOrder {
     /// What to do: `{"do": "run_checks", "checks": []}` and the like.
+    #[schemars(schema_with = "verb")]
     pub verb: Value,
     /// For which appliances: `site/appliance`, `site/*`, or `tier:professional`.
+    #[schemars(extend("minItems" = 1))]
     pub target: Vec<String>,
     /// Why.
+    #[schemars(extend("pattern" = r"\S"))]
     pub reason: String,
     /// For how many seconds it holds; half an hour where it is not said.
+    #[schemars(extend("maximum" = 604_800))]
     pub life_s: Option<u32>,
+}
+
+/// The closed set of what may be ordered, as `domain::order::Verb` reads it.
+fn verb(_: &mut SchemaGenerator) -> Schema {
+    let of = |word: &str, more: &[(&str, Value)]| {
+        let mut members = serde_json::Map::from_iter([("do".to_owned(), json!({"const": word}))]);
+        members.extend(more.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())));
+        let required: Vec<&String> = members.keys().collect();
+        json!({"type": "object", "required": required, "properties": members, "additionalProperties": false})
+    };
+    let check = json!({"type": "string", "pattern": CHECK_ID});
+    json_schema!({"oneOf": [
+        of("run_checks", &[("checks", json!({"type": "array", "items": check}))]),
+        of("run_runbook", &[("check", check), ("params", json!({"type": "object"}))]),
+        of("sync_content", &[]),
+        of("set_kill_switch", &[("on", json!({"type": "boolean"}))]),
+        of("rotate_keys", &[]),
+        of("update_config", &[]),
+        of("collect_diagnostics", &[]),
+    ]})
 }
 
 /// A second person's word.

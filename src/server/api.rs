@@ -10,8 +10,11 @@ mod root;
 use hyper::Method;
 
 use super::intake::MAX_BODY;
-use super::router::{Class, Handler, Route, Router, schema};
+use super::router::{Class, Handler, Query, Route, Router, schema};
 use crate::domain::role::Deed;
+
+/// Media type of entries and the head that covers them.
+const EVIDENCE: &str = "application/vnd.malachor.evidence";
 
 /// The route table.
 pub fn router() -> Router {
@@ -28,7 +31,8 @@ pub fn router() -> Router {
             Class::Reading,
             Person(Deed::SeeFleet, root::metrics),
             "Metrics as Prometheus text",
-        ),
+        )
+        .answering(root::METRICS),
         Route::new(
             get(),
             "/runbooks",
@@ -92,7 +96,7 @@ pub fn router() -> Router {
             Appliance(evidence::take),
             "Hands over entries and the head that covers them",
         )
-        .taking(MAX_BODY)
+        .taking(MAX_BODY, EVIDENCE)
         .with(None, schema::<crate::wire::Receipt>()),
         Route::new(
             get(),
@@ -101,6 +105,7 @@ pub fn router() -> Router {
             Appliance(orders::fetch),
             "Signed orders; with `wait` seconds it waits for one",
         )
+        .asking(&[Query::Number(orders::WAIT)])
         .with(None, schema::<crate::wire::Orders>()),
         Route::new(
             post(),
@@ -153,6 +158,7 @@ pub fn router() -> Router {
             Person(Deed::SeeOrders, operator::requests),
             "Requests and what became of their orders",
         )
+        .asking(&[Query::Number(operator::REQUESTS)])
         .with(None, schema::<Vec<crate::wire::RequestLine>>()),
         Route::new(
             post(),
@@ -177,6 +183,7 @@ pub fn router() -> Router {
             Person(Deed::SeeAudit, operator::audit),
             "Who did what, newest first",
         )
+        .asking(&[Query::Number(operator::ROWS), Query::Number(operator::BEFORE), Query::Site])
         .with(None, schema::<Vec<crate::wire::AuditLine>>()),
     ])
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Request, Response, StatusCode};
 use serde_json::json;
@@ -260,25 +260,28 @@ async fn ask(
 }
 
 fn written(result: Result<Answer, Problem>) -> Response<Full<Bytes>> {
-    let (answer, retry, challenge) = match result {
-        Ok(answer) => (answer, None, false),
-        Err(problem) => {
-            let body = serde_json::to_vec(&problem.document()).unwrap_or_default();
-            let answer = Answer { status: problem.status, kind: "application/problem+json", body: body.into() };
-            (answer, problem.retry_after, problem.status == StatusCode::UNAUTHORIZED)
-        }
-    };
-    let mut response = Response::new(Full::new(answer.body));
-    *response.status_mut() = answer.status;
+    let mut response = Response::new(Full::default());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
-    if let Some(seconds) = retry {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if challenge {
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"malachor\""));
-    }
+    let answer = match result {
+        Ok(answer) => answer,
+        Err(problem) => {
+            if let Some(seconds) = problem.retry_after {
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            if let Some(methods) = problem.allow.as_deref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
+                headers.insert(ALLOW, methods);
+            }
+            if problem.status == StatusCode::UNAUTHORIZED {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"malachor\""));
+            }
+            let body = serde_json::to_vec(&problem.document()).unwrap_or_default();
+            Answer { status: problem.status, kind: "application/problem+json", body: body.into() }
+        }
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
+    *response.status_mut() = answer.status;
+    *response.body_mut() = Full::new(answer.body);
     response
 }

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::api::router;
 use super::problem::Document;
-use super::router::{Handler, Route};
+use super::router::{Handler, Number, Query, Route};
+use crate::wire::{ID, ORDER_ID};
 
 /// The document.
 pub fn document() -> Value {
@@ -48,13 +49,10 @@ fn operation(route: &Route, request: Option<Value>, answer: Option<Value>, probl
         Handler::Appliance(_) => json!([{"certificate": []}]),
         Handler::Person(..) => json!([{"token": []}]),
     };
-    let parameters: Vec<Value> = route
-        .path
-        .split('/')
-        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
-        .collect();
-    let content = |schema: Option<Value>| json!({"application/json": {"schema": schema.unwrap_or(Value::Bool(true))}});
+    let parts = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let parts = parts.map(|name| json!({"name": name, "in": "path", "required": true, "schema": part(name)}));
+    let parameters: Vec<Value> = parts.chain(route.query.iter().map(query)).collect();
+    let content = |kind: &str, schema: Option<Value>| json!({kind: {"schema": schema.unwrap_or(Value::Bool(true))}});
     let said_no =
         json!({"description": "A problem (RFC 9457)", "content": {"application/problem+json": {"schema": problem}}});
     let mut operation = json!({
@@ -65,19 +63,65 @@ fn operation(route: &Route, request: Option<Value>, answer: Option<Value>, probl
         "security": security,
         "parameters": parameters,
         "responses": {
-            "200": {"description": "Done", "content": content(answer)},
+            "200": {"description": "Done", "content": content(route.kinds.1, answer)},
             "4XX": said_no,
             "5XX": said_no,
         },
     });
-    if let (Some(schema), Some(operation)) = (request, operation.as_object_mut()) {
-        operation.insert("requestBody".to_owned(), json!({"required": true, "content": content(Some(schema))}));
+    let text = (route.kinds.0 != "application/json").then(|| json!({"type": "string"}));
+    if let (Some(schema), Some(operation)) = (request.or(text), operation.as_object_mut()) {
+        let body = json!({"required": true, "content": content(route.kinds.0, Some(schema))});
+        operation.insert("requestBody".to_owned(), body);
     }
     operation
+}
+
+/// The schema of a part of the path: ids, in the form they have.
+fn part(name: &str) -> Value {
+    let pattern = if name == "id" { ORDER_ID } else { ID };
+    json!({"type": "string", "pattern": pattern, "maxLength": 63})
+}
+
+fn query(query: &Query) -> Value {
+    match query {
+        Query::Site => json!({"name": "site", "in": "query", "schema": {"type": "string", "pattern": ID}}),
+        Query::Number(Number { name, default, least, most }) => {
+            let schema = json!({"type": "integer", "default": default, "minimum": least, "maximum": most});
+            json!({"name": name, "in": "query", "schema": schema})
+        }
+    }
 }
 
 fn operation_id(route: &Route) -> String {
     let words =
         route.path.split(['/', '.', '-']).map(|part| part.trim_matches(['{', '}'])).filter(|part| !part.is_empty());
     format!("{}_{}", route.method.as_str().to_ascii_lowercase(), words.collect::<Vec<_>>().join("_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::order::Verb;
+
+    #[test]
+    fn the_verbs_in_the_document_are_those_that_are_read() {
+        let document = document();
+        let verbs = document.pointer("/components/schemas/AskOrder/properties/verb/oneOf").unwrap();
+        let verbs: Vec<&Value> = verbs.as_array().unwrap().iter().collect();
+        let sample = json!({"checks": [], "check": "RB-DISK-001", "params": {}, "on": true});
+        for verb in &verbs {
+            let word = verb.pointer("/properties/do/const").unwrap();
+            let mut order = Map::from_iter([("do".to_owned(), word.clone())]);
+            for name in
+                verb["required"].as_array().unwrap().iter().filter_map(Value::as_str).filter(|name| *name != "do")
+            {
+                order.insert(name.to_owned(), sample[name].clone());
+            }
+            let read: Verb = serde_json::from_value(order.into()).unwrap();
+            assert_eq!(read.word(), word);
+        }
+        // Whoever names none of them is told all there are.
+        let all = serde_json::from_value::<Verb>(json!({"do": "x"})).unwrap_err().to_string();
+        assert_eq!(all.matches('`').count() / 2 - 1, verbs.len(), "{all}");
+    }
 }

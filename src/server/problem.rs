@@ -19,6 +19,8 @@ pub struct Problem {
     pub field: Option<String>,
     /// Seconds after which the same again may work.
     pub retry_after: Option<u64>,
+    /// Methods the path takes, where the one that was used is not among them.
+    pub allow: Option<String>,
 }
 
 /// The document itself.
@@ -41,7 +43,7 @@ pub struct Document {
 impl Problem {
     /// A problem with a word and a sentence.
     pub fn new(status: StatusCode, word: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, word, detail: detail.into(), field: None, retry_after: None }
+        Self { status, word, detail: detail.into(), field: None, retry_after: None, allow: None }
     }
 
     /// Something in the request is not what it must be.

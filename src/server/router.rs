@@ -81,11 +81,34 @@ impl Ask {
     }
 
     /// A query parameter that is a number.
-    pub fn number(&self, name: &str, default: i64, (least, most): (i64, i64)) -> Result<i64, Problem> {
+    pub fn number(&self, asked: Number) -> Result<i64, Problem> {
+        let Number { name, default, least, most } = asked;
         let Some(text) = self.query.get(name) else { return Ok(default) };
         let wrong = || Problem::bad(name, format!("`{text}` is not a whole number from {least} to {most}"));
         text.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(wrong)
     }
+}
+
+/// A whole number a query may give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Number {
+    /// Name of the parameter.
+    pub name: &'static str,
+    /// What it is where nobody says.
+    pub default: i64,
+    /// The least.
+    pub least: i64,
+    /// The most.
+    pub most: i64,
+}
+
+/// A query parameter of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Query {
+    /// A number.
+    Number(Number),
+    /// `site`: only what is of this one.
+    Site,
 }
 
 type Future = BoxFuture<'static, Result<Answer, Problem>>;
@@ -154,6 +177,10 @@ pub struct Route {
     pub summary: &'static str,
     /// Schemas of request and answer; `None` where the body is not JSON or there is none.
     pub schemas: (Option<SchemaOf>, Option<SchemaOf>),
+    /// Media types of request and answer.
+    pub kinds: (&'static str, &'static str),
+    /// Query parameters it reads.
+    pub query: &'static [Query],
 }
 
 /// Gives a type's schema.
@@ -173,7 +200,8 @@ impl std::fmt::Debug for Route {
 impl Route {
     /// A route whose body is small JSON or nothing.
     pub fn new(method: Method, path: &'static str, class: Class, handler: Handler, summary: &'static str) -> Self {
-        Self { method, path, handler, class, body: BODY, summary, schemas: (None, None) }
+        let kinds = ("application/json", "application/json");
+        Self { method, path, handler, class, body: BODY, summary, schemas: (None, None), kinds, query: &[] }
     }
 
     /// With the schemas of its request and answer.
@@ -183,10 +211,24 @@ impl Route {
         self
     }
 
-    /// With room for a larger body.
+    /// With room for a larger body, which is not JSON.
     #[must_use]
-    pub fn taking(mut self, bytes: usize) -> Self {
-        self.body = bytes;
+    pub fn taking(mut self, bytes: usize, kind: &'static str) -> Self {
+        (self.body, self.kinds.0) = (bytes, kind);
+        self
+    }
+
+    /// With an answer that is not JSON.
+    #[must_use]
+    pub fn answering(mut self, kind: &'static str) -> Self {
+        self.kinds.1 = kind;
+        self
+    }
+
+    /// With query parameters.
+    #[must_use]
+    pub fn asking(mut self, query: &'static [Query]) -> Self {
+        self.query = query;
         self
     }
 
@@ -247,8 +289,10 @@ impl Router {
         if allowed.is_empty() {
             Err(Problem::missing("there is nothing at this path"))
         } else {
-            let detail = format!("this path takes {}", allowed.join(", "));
-            Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail))
+            let allowed = allowed.join(", ");
+            let detail = format!("this path takes {allowed}");
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+            Err(Problem { allow: Some(allowed), ..problem })
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::fleet::{BoxFuture, audit as trail, logs, orders};
 use crate::server::enrolment;
 use crate::server::issue::{self, Asked};
 use crate::server::problem::Problem;
-use crate::server::router::{Answer, Ask};
+use crate::server::router::{Answer, Ask, Number};
 use crate::server::state::State;
 use crate::wire::{
     AddSite, ApplianceLine, AskOrder, AskToken, AuditLine, Because, Decide, Empty, OrderLine, RequestLine, SiteLine,
@@ -21,6 +21,13 @@ use crate::wire::{
 };
 
 type Reply = BoxFuture<'static, Result<Answer, Problem>>;
+
+/// How many requests are listed.
+pub(super) const REQUESTS: Number = Number { name: "limit", default: 50, least: 1, most: 200 };
+/// How many rows of the trail are listed.
+pub(super) const ROWS: Number = Number { name: "limit", default: 100, least: 1, most: 1000 };
+/// Only rows before this number.
+pub(super) const BEFORE: Number = Number { name: "before", default: i64::MAX, least: 0, most: i64::MAX };
 
 /// Another site's things are not there.
 fn only(caller: &Caller, site: &SiteId) -> Result<(), Problem> {
@@ -97,7 +104,7 @@ pub(super) fn enrol_token(state: Arc<State>, ask: Ask, caller: Caller) -> Reply 
     Box::pin(async move {
         let (site, appliance): (SiteId, ApplianceId) = (ask.part("site")?, ask.part("appliance")?);
         only(&caller, &site)?;
-        let asked: AskToken = if ask.body.is_empty() { AskToken::default() } else { ask.json()? };
+        let asked: AskToken = ask.json()?;
         let who = format!("person:{}", caller.person);
         let made = enrolment::token(&state, (site, appliance), asked.again, &who).await?;
         Answer::json(&TokenText { token: made.text, expires_at: made.expires_at.to_string() })
@@ -188,7 +195,7 @@ fn request_line(request: orders::Request, its: Vec<orders::StoredOrder>, seen: &
 
 pub(super) fn requests(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
     Box::pin(async move {
-        let limit = ask.number("limit", 50, (1, 200))?;
+        let limit = ask.number(REQUESTS)?;
         let all = state
             .fleet
             .read(move |sql| {
@@ -216,14 +223,15 @@ pub(super) fn requests(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
 
 pub(super) fn audit(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
     Box::pin(async move {
-        let (limit, before) = (ask.number("limit", 100, (1, 1000))?, ask.number("before", i64::MAX, (0, i64::MAX))?);
-        let site = ask.query.get("site").cloned();
+        let (limit, before) = (ask.number(ROWS)?, ask.number(BEFORE)?);
+        let site = ask.query.get("site").map(|site| site.parse::<SiteId>()).transpose();
+        let site = site.map_err(|error| Problem::bad("site", error.to_string()))?;
         let sites: Vec<Option<String>> = match (&caller.sites, site) {
-            (Sites::All, site) => vec![site],
-            (Sites::Some(_), Some(site)) => {
-                only(&caller, &site.parse().map_err(|error| Problem::bad("site", format!("{error}")))?)?;
-                vec![Some(site)]
+            (_, Some(site)) => {
+                only(&caller, &site)?;
+                vec![Some(site.to_string())]
             }
+            (Sites::All, None) => vec![None],
             (Sites::Some(sites), None) => sites.iter().map(|site| Some(site.to_string())).collect(),
         };
         let rows = state

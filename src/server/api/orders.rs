@@ -13,18 +13,18 @@ use crate::fleet::sites::{self, ApplianceState};
 use crate::fleet::{BoxFuture, FleetError, orders};
 use crate::server::authority::Identity;
 use crate::server::problem::Problem;
-use crate::server::router::{Answer, Ask};
+use crate::server::router::{Answer, Ask, Number};
 use crate::server::state::{State, audited};
 use crate::wire::{Empty, Orders, Signed};
 
 type Reply = BoxFuture<'static, Result<Answer, Problem>>;
 
-/// Longest wait of one request: below what proxies and firewalls cut.
-const WAIT: i64 = 50;
+/// Seconds to wait for an order; at the most below what proxies and firewalls cut.
+pub(super) const WAIT: Number = Number { name: "wait", default: 0, least: 0, most: 50 };
 
 pub(super) fn fetch(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
     Box::pin(async move {
-        let wait = ask.number("wait", 0, (0, WAIT))?;
+        let wait = ask.number(WAIT)?;
         let bell = state.bell(&identity.site, &identity.appliance);
         let until = tokio::time::Instant::now() + Duration::from_secs(u64::try_from(wait).unwrap_or(0));
         loop {

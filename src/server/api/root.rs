@@ -18,6 +18,8 @@ use crate::wire::{Ready, RunbookLine, Stats};
 
 type Reply = BoxFuture<'static, Result<Answer, Problem>>;
 
+/// Media type of metrics.
+pub(super) const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long a store may take to give a sign of life.
 const SIGN: Duration = Duration::from_secs(2);
 
@@ -62,7 +64,7 @@ pub(super) fn openapi(_: Arc<State>, _: Ask) -> Reply {
 pub(super) fn metrics(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
     Box::pin(async move {
         everywhere(&caller)?;
-        Ok(Answer::text("application/openmetrics-text; version=1.0.0; charset=utf-8", state.metrics.text()))
+        Ok(Answer::text(METRICS, state.metrics.text()))
     })
 }
 
