@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use ring::rand::{SecureRandom, SystemRandom};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
@@ -15,7 +16,7 @@ use super::{FleetError, Row, Sql, Value, Work};
 use crate::crypto::sha256_hex;
 
 /// Tries of a transaction that collided with another.
-const TRIES: u32 = 6;
+const TRIES: u32 = 10;
 /// How long a statement, or waiting for a connection, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -187,8 +188,11 @@ fn client_of(sql: &Sql) -> Result<&Client, FleetError> {
     }
 }
 
+/// Up to 5 ms, doubled each time: by chance, or those that collided would collide again.
 fn pause(tries: u32) -> Duration {
-    Duration::from_millis(5 << tries.min(6))
+    let mut random = [0_u8; 2];
+    let part = SystemRandom::new().fill(&mut random).map_or(1.0, |()| f64::from(u16::from_le_bytes(random)) / 65_536.0);
+    Duration::from_millis(5 << tries.min(6)).mul_f64(part)
 }
 
 pub(super) async fn rows(client: &Client, sql: &str, params: &[Value]) -> Result<Vec<Row>, FleetError> {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::api::router;
 use super::problem::Document;
 use super::router::{Handler, Number, Query, Route};
+use crate::domain::bundle::BundleKind;
 use crate::wire::{ID, ORDER_ID};
 
 /// The document.
@@ -78,8 +79,11 @@ fn operation(route: &Route, request: Option<Value>, answer: Option<Value>, probl
 
 /// The schema of a part of the path: ids, in the form they have.
 fn part(name: &str) -> Value {
-    let pattern = if name == "id" { ORDER_ID } else { ID };
-    json!({"type": "string", "pattern": pattern, "maxLength": 63})
+    match name {
+        "kind" => json!({"type": "string", "enum": BundleKind::ALL.map(BundleKind::word)}),
+        "id" => json!({"type": "string", "pattern": ORDER_ID}),
+        _ => json!({"type": "string", "pattern": ID, "maxLength": 63}),
+    }
 }
 
 fn query(query: &Query) -> Value {

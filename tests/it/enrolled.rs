@@ -13,7 +13,7 @@ use malachor::net::tls::{certificates_of, key_of};
 use malachor::phi::Scrubber;
 use malachor::store::Store;
 use malachor::store::log::{LogWriter, genesis_draft};
-use malachor::wire::{Enrol, Keys, Proof, Token, proof_text};
+use malachor::wire::{CheckIn, Enrol, Keys, Proof, Token, proof_text};
 
 use crate::caller::{Caller, Shown};
 
@@ -99,11 +99,19 @@ impl Enrolled {
 
     /// A check-in of an appliance with a log of this size.
     pub(crate) fn check_in(log_size: u64) -> String {
-        json!({
-            "version": "0", "time": Timestamp::now().to_string(), "order_key": null, "order_seq": 0,
-            "log_size": log_size, "outbox": 0, "posture": null, "inventory": null,
-        })
-        .to_string()
+        let said = CheckIn {
+            version: "0".to_owned(),
+            time: Timestamp::now().to_string(),
+            order_keys: Vec::new(),
+            content: None,
+            config: None,
+            order_seq: 0,
+            log_size,
+            outbox: 0,
+            posture: None,
+            inventory: None,
+        };
+        serde_json::to_string(&said).unwrap()
     }
 
     fn writer(&self) -> LogWriter {

@@ -2,6 +2,7 @@
 //!
 //! The routes come from the program's own table; one that is not in the list below fails the first test.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,12 +12,14 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use malachor::crypto::sha256;
+use malachor::domain::bundle::{BundleKind, SITE_FILE};
 use malachor::domain::role::{Role, Sites, may};
 use malachor::fleet::people::{self, Person, Token};
 use malachor::fleet::sites::{self, EnrolToken};
 use malachor::fleet::{self, Place};
 use malachor::server::api;
 use malachor::server::authority::{Authority, identity};
+use malachor::server::publish::{Draft, publish};
 use malachor::server::router::{Handler, Route};
 
 use crate::caller::{Caller, Shown, on_runtime};
@@ -48,6 +51,7 @@ const ROUTES: &[(&str, &str, Reach)] = &[
     ("POST /v1/enrol", "enrolment token", Own),
     ("POST /v1/certificate", "appliance", Own),
     ("POST /v1/check-in", "appliance", Own),
+    ("GET /v1/bundles/{kind}", "appliance", Own),
     ("GET /v1/log", "appliance", Own),
     ("POST /v1/evidence", "appliance", Own),
     ("GET /v1/orders", "appliance", Own),
@@ -56,6 +60,7 @@ const ROUTES: &[(&str, &str, Reach)] = &[
     ("POST /api/sites", "person: ManageFleet", Whole),
     ("GET /api/appliances", "person: SeeFleet", Own),
     ("POST /api/sites/{site}/appliances/{appliance}/token", "person: ManageFleet", Named),
+    ("POST /api/sites/{site}/appliances/{appliance}/release", "person: ManageFleet", Named),
     ("POST /api/sites/{site}/appliances/{appliance}/revoke", "person: ManageFleet", Named),
     ("GET /api/orders", "person: SeeOrders", Own),
     ("POST /api/orders", "person: Order", Named),
@@ -212,6 +217,7 @@ impl World {
     fn request(&self, route: &Route) -> (String, String) {
         let id = if route.path.starts_with("/v1/") { &self.order } else { &self.waiting };
         let path = route.path.replace("{site}", "zebra").replace("{appliance}", "okapi").replace("{id}", id);
+        let path = path.replace("{kind}", "config");
         let body = match name(route).as_str() {
             "POST /v1/enrol" => Enrolled::new("clinic", "new").body("no such secret"),
             "POST /v1/certificate" => {
@@ -221,6 +227,7 @@ impl World {
             "POST /v1/orders/{id}" => self.clinic.report(&self.order, 1),
             "POST /api/sites" => r#"{"id": "other", "name": "Other", "tier": "essential"}"#.to_owned(),
             "POST /api/sites/{site}/appliances/{appliance}/token" => r#"{"again": true}"#.to_owned(),
+            "POST /api/sites/{site}/appliances/{appliance}/release" => r#"{"reason": "mine"}"#.to_owned(),
             "POST /api/orders" => {
                 r#"{"verb": {"do": "run_checks", "checks": []}, "target": ["zebra/okapi"], "reason": "mine"}"#
                     .to_owned()
@@ -498,6 +505,13 @@ fn another_tenants_things_are_not_there() {
         let evidence = world.zebra.log().await.batch(0, 100).await.unwrap();
         let zebra = world.showing(&world.zebra.shown());
         assert_eq!(zebra.ask("POST", "/v1/evidence", &evidence).await.unwrap().status, 200);
+        let draft = Draft {
+            kind: BundleKind::Config,
+            site: Some("zebra".parse().unwrap()),
+            files: BTreeMap::from([(SITE_FILE.to_owned(), "[heal]\nmode = \"observe\" # numbat\n".to_owned())]),
+            by: "operator:test".to_owned(),
+        };
+        publish(&world.store, draft, Timestamp::now()).await.unwrap();
         let lee = world.person("lee", Role::Admin, Sites::read("clinic").unwrap()).await;
         let lee = world.nobody.with(&lee);
         let mut refusals = Vec::new();
@@ -536,6 +550,10 @@ fn another_tenants_things_are_not_there() {
         }
         let stats = lee.ask("GET", "/stats", "").await.unwrap().json();
         assert_eq!((&stats["sites"], &stats["appliances"]), (&Value::from(1), &Value::from(1)), "{stats}");
+        // What is published is known within a second.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        let published = zebra.ask("GET", "/v1/bundles/config", "").await.unwrap();
+        assert!(published.status == 200 && published.text.contains("numbat"), "{published:?}");
         appliances(&world, &evidence, &mut refusals).await;
         world.written_down(&refusals).await;
 
@@ -571,7 +589,7 @@ async fn appliances(world: &World, evidence: &str, refusals: &mut Vec<Refusal>) 
             "/v1/log" => assert_eq!(json["size"], 0, "{json}"),
             "/v1/evidence" => assert_eq!(said.status, 422, "{said:?}"),
             "/v1/orders" => assert_eq!(json["orders"], Value::Array(Vec::new()), "{json}"),
-            "/v1/orders/{id}" => {
+            "/v1/orders/{id}" | "/v1/bundles/{kind}" => {
                 assert_eq!(said.status, 404, "{said:?}");
                 refusals.push(Refusal { from, act: name(route), actor: "appliance:clinic/front".into(), status: 404 });
             }
