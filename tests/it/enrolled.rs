@@ -78,6 +78,11 @@ impl Enrolled {
         self.showing(&self.certificate)
     }
 
+    /// Its certificate and its key, in PEM.
+    pub(crate) fn pem(&self) -> (String, String) {
+        (self.certificate.clone(), self.pair.serialize_pem())
+    }
+
     /// Another certificate for its key.
     pub(crate) fn showing(&self, certificate: &str) -> Shown {
         (

@@ -52,25 +52,16 @@ impl Grown {
     /// The part of a server's configuration that names them.
     pub(crate) fn config(&self) -> String {
         let var = |name| self.peers.var(name).to_owned();
-        let secret = |name: &str| {
-            let path = self.secrets.write(name, self.peers.var(name));
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-            path
-        };
         let ca = self.peers.ca();
         let redis = var("REDIS_TLS_URL").replace(&format!(":{}@", var("REDIS_PASSWORD")), "@");
         format!(
-            "[server.store]\nurl = \"postgres://{}@localhost:{}/{}\"\npassword_file = {:?}\nca_file = {ca:?}\n\
-             [server.limiter]\nurl = {redis:?}\npassword_file = {:?}\nca_file = {ca:?}\n\
+            "{}[server.limiter]\nurl = {redis:?}\npassword_file = {:?}\nca_file = {ca:?}\n\
              [server.worm]\nendpoint = {:?}\nbucket = \"{BUCKET}\"\naccess_key = {:?}\nsecret_key_file = {:?}\n",
-            var("PGUSER"),
-            var("PGPORT"),
-            var("PGDATABASE"),
-            secret("PGPASSWORD"),
-            secret("REDIS_PASSWORD"),
+            postgres(&self.peers, &self.secrets),
+            secret(&self.peers, &self.secrets, "REDIS_PASSWORD"),
             var("S3_ENDPOINT"),
             var("S3_WRITER_ACCESS_KEY"),
-            secret("S3_WRITER_SECRET_KEY"),
+            secret(&self.peers, &self.secrets, "S3_WRITER_SECRET_KEY"),
         )
     }
 
@@ -96,6 +87,25 @@ impl Grown {
             worm: Worm::open(blob::Place::Bucket(bucket)).await.unwrap(),
         }
     }
+}
+
+/// The part of a configuration that names the database.
+pub(crate) fn postgres(peers: &Peers, secrets: &Place) -> String {
+    format!(
+        "[server.store]\nurl = \"postgres://{}@localhost:{}/{}\"\npassword_file = {:?}\nca_file = {:?}\n",
+        peers.var("PGUSER"),
+        peers.var("PGPORT"),
+        peers.var("PGDATABASE"),
+        secret(peers, secrets, "PGPASSWORD"),
+        peers.ca(),
+    )
+}
+
+/// A file that only its owner reads.
+fn secret(peers: &Peers, secrets: &Place, name: &str) -> String {
+    let path = secrets.write(name, peers.var(name));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path
 }
 
 /// What a server keeps, looked at from beside it.

@@ -10,6 +10,8 @@ mod caller;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod conversation;
 #[cfg(test)]
 mod crash;

