@@ -596,4 +596,17 @@ async fn appliances(world: &World, evidence: &str, refusals: &mut Vec<Refusal>) 
             other => panic!("{other} is a route of appliances: what does it show of other tenants?"),
         }
     }
+    // Nor does another appliance of the same site speak for it.
+    let mut kudu = Enrolled::new("zebra", "kudu");
+    let token = world.done("POST", "/api/sites/zebra/appliances/kudu/token", "{}").await;
+    kudu.enrol(&world.nobody, token["token"].as_str().unwrap()).await;
+    let (path, from) = (format!("/v1/orders/{}", world.order), world.place());
+    let said = world.showing(&kudu.shown()).from(from).ask("POST", &path, &kudu.report(&world.order, 1)).await.unwrap();
+    assert_eq!(said.status, 403, "{said:?}");
+    let (act, actor) = ("POST /v1/orders/{id}".to_owned(), "appliance:zebra/kudu".to_owned());
+    refusals.push(Refusal { from, act, actor, status: 403 });
+    let requests = world.done("GET", "/api/orders", "").await;
+    let mut orders = requests.as_array().unwrap().iter().flat_map(|one| one["orders"].as_array().unwrap());
+    let order = orders.find(|order| order["id"] == world.order.as_str()).unwrap();
+    assert_eq!(order["state"], "queued", "nobody's word moved it: {order}");
 }
