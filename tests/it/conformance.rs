@@ -96,6 +96,14 @@ fn the_server_keeps_to_its_own_document() {
     println!("{}", stdout(&said));
     assert!(said.status.success(), "schemathesis found something: {}", String::from_utf8_lossy(&said.stderr));
 
+    // What it does not make up: the one character that no text of PostgreSQL holds.
+    on_runtime(async {
+        let admin = Caller::new(target.fleet.port, &authority).with(&target.tokens[0]);
+        let body = r#"{"id": "nul", "name": "a\u0000b", "tier": "essential"}"#;
+        let said = admin.ask("POST", "/api/sites", body).await.unwrap();
+        assert_eq!(said.status, 400, "{said:?}");
+    });
+
     // It was not turned away at the door: every class of routes said yes, and no route met a limit only.
     on_runtime(async {
         for (class, least) in [("reading", 60), ("presence", 20), ("evidence", 3), ("orders", 10), ("enrolment", 2)] {

@@ -108,8 +108,6 @@ impl Enrolled {
             version: "0".to_owned(),
             time: Timestamp::now().to_string(),
             order_keys: Vec::new(),
-            content: None,
-            config: None,
             order_seq: 0,
             log_size,
             outbox: 0,
@@ -161,7 +159,7 @@ impl Log {
 
     /// The body that hands over what follows the first `from` entries, up to about `most`; `None` where nothing does.
     pub(crate) async fn batch(&self, from: u64, most: u64) -> Option<String> {
-        let batch = self.store.read(move |tx| tx.outgoing(from, most)).await.unwrap();
+        let batch = self.store.read(move |tx| tx.outgoing(from, most, Timestamp::MAX)).await.unwrap();
         batch.map(|bytes| String::from_utf8(bytes).unwrap())
     }
 

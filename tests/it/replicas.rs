@@ -139,35 +139,39 @@ fn an_appliance_behind_a_proxy_uses_each_order_once_whoever_issued_it() {
         // The appliance hands over what it wrote about them, and both servers stand where it stands.
         let state = appliance.dir.path().join("state");
         let store = Store::open(&state, None).unwrap();
-        let [size, held] = at_rest(&store, &one).await;
-        assert_eq!(size, held);
+        let written = lines(&store).await;
+        let last = written.iter().rposition(|line| payload(line).contains("ORD-")).unwrap();
+        let held = handed_over(&other, last + 1).await;
         drop(agent);
+        // What the last moments of the agent brought is counted, too.
+        let held = handed_over(&one, held).await;
         let lines = lines(&store).await;
         used_once(&state, &lines, &orders);
-        pair.grown.kept().await.holds("clinic", "this-host", &lines).await;
+        pair.grown.kept().await.holds("clinic", "this-host", &lines[..held]).await;
         appliance.ok(&["evidence", "verify"]);
     });
 }
 
-/// Waits until the appliance's log and what is held of it are of one size for a while.
-async fn at_rest(store: &Store, caller: &Caller) -> [u64; 2] {
-    let (mut last, mut since) = ([0, 1], Instant::now());
+/// Waits until so many entries are held; says how many are.
+async fn handed_over(caller: &Caller, least: usize) -> usize {
     let begun = Instant::now();
-    while last[0] != last[1] || since.elapsed() < Duration::from_secs(2) {
-        assert!(begun.elapsed() < Duration::from_secs(40), "{last:?}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let size = store.read(|tx| tx.log_size()).await.unwrap();
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let said = caller.ask("GET", "/api/appliances", "").await.unwrap().json();
-        let now = [size, said[0]["held"].as_u64().unwrap()];
-        if now != last {
-            (last, since) = (now, Instant::now());
+        let held = usize::try_from(said[0]["held"].as_u64().unwrap()).unwrap();
+        if held >= least {
+            return held;
         }
+        assert!(begun.elapsed() < Duration::from_secs(40), "{held} entries are held, not {least}");
     }
-    last
+}
+
+fn payload(line: &str) -> String {
+    String::from_utf8(Envelope::parse(line.as_bytes()).unwrap().payload.clone()).unwrap()
 }
 
 async fn lines(store: &Store) -> Vec<String> {
-    let batch = store.read(|tx| tx.outgoing(0, 1_000_000)).await.unwrap().unwrap();
+    let batch = store.read(|tx| tx.outgoing(0, 1_000_000, jiff::Timestamp::MAX)).await.unwrap().unwrap();
     let text = String::from_utf8(batch).unwrap();
     text.split_once("\n\n").unwrap().0.lines().map(str::to_owned).collect()
 }
@@ -180,10 +184,7 @@ fn used_once(state: &Path, lines: &[String], orders: &[Value]) {
         query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap().map(Result::unwrap).collect();
     assert_eq!(used.iter().map(|(seq, ..)| *seq).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
     assert!(used.iter().all(|(_, _, state)| state == "succeeded"), "{used:?}");
-    let payloads: Vec<String> = lines
-        .iter()
-        .map(|line| String::from_utf8(Envelope::parse(line.as_bytes()).unwrap().payload.clone()).unwrap())
-        .collect();
+    let payloads: Vec<String> = lines.iter().map(|line| payload(line)).collect();
     for order in orders {
         let id = order["id"].as_str().unwrap();
         assert_eq!(used.iter().filter(|(_, used, _)| used == id).count(), 1, "{id}");
