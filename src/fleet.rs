@@ -159,9 +159,26 @@ impl Fleet {
         }
     }
 
+    /// Runs a verb of one statement that changes something. The statement is a transaction by itself, which spares
+    /// PostgreSQL two ways there and back; a verb of more statements is refused there.
+    pub async fn change<T: Send + 'static>(&self, verb: impl Work<T>) -> Result<T, FleetError> {
+        match &*self.0 {
+            Backend::Sqlite(sqlite) => sqlite.write(verb).await,
+            Backend::Postgres(postgres) => postgres.change(verb).await,
+        }
+    }
+
+    /// Runs a verb of one statement that changes nothing.
+    pub async fn look<T: Send + 'static>(&self, verb: impl Work<T>) -> Result<T, FleetError> {
+        match &*self.0 {
+            Backend::Sqlite(sqlite) => sqlite.read(verb).await,
+            Backend::Postgres(postgres) => postgres.look(verb).await,
+        }
+    }
+
     /// Asks the database for a sign of life.
     pub async fn ping(&self) -> Result<(), FleetError> {
-        self.read(|sql| Box::pin(async move { sql.rows("SELECT 1", &[]).await.map(drop) })).await
+        self.look(|sql| Box::pin(async move { sql.rows("SELECT 1", &[]).await.map(drop) })).await
     }
 
     /// Its kind, in a word.

@@ -35,7 +35,8 @@ impl Databases {
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         }
         let var = |name: &str| {
-            std::fs::read_to_string(dir.path().join("vars").join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+            std::fs::read_to_string(dir.path().join("vars").join(name))
+                .unwrap_or_else(|error| panic!("{name}: {error}"))
         };
         let (port, password) = (var("PGPORT").parse().expect("a port"), var("PGPASSWORD"));
         Self::Postgres(Postgres { dir, port, password, made: AtomicUsize::new(0) })

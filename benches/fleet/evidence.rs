@@ -51,7 +51,13 @@ pub(crate) async fn taken(databases: &Databases) {
         database.as_secs_f64(),
         real(logs.iter().flatten().map(Vec::len).sum()) / real(entries)
     );
-    row("evidence with receipts, durable, batches of 500", databases, &format!("{rate:.0} entries/s"), &beside, ">= 5000/s");
+    row(
+        "evidence with receipts, durable, batches of 500",
+        databases,
+        &format!("{rate:.0} entries/s"),
+        &beside,
+        ">= 5000/s",
+    );
     let appliances = stage.appliances.clone();
     // What is timed now has the machine to itself.
     drop(stage);
@@ -163,7 +169,8 @@ fn verify(appliances: &[Appliance], entries: &[(usize, &[u8])]) -> Duration {
 fn insert(entries: &[(usize, &[u8])]) -> Duration {
     let dir = tempfile::Builder::new().prefix("malachor-bench-").tempdir_in(".").expect("a directory");
     let mut connection = rusqlite::Connection::open(dir.path().join("lines.db")).expect("a database");
-    let make = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE lines (id INTEGER PRIMARY KEY, line BLOB)";
+    let make =
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE lines (id INTEGER PRIMARY KEY, line BLOB)";
     connection.execute_batch(make).expect("a table");
     let start = Instant::now();
     let tx = connection.transaction().expect("a transaction");

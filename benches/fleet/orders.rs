@@ -64,5 +64,11 @@ pub(crate) async fn in_hand(databases: &Databases, appliances: usize) {
         quantile(&mut accepted, 0.5),
         quantile(&mut accepted, 0.99)
     );
-    row("order, from request to hand, p99", databases, &format!("{:.1} ms", quantile(&mut times, 0.99)), &beside, "< 250 ms");
+    row(
+        "order, from request to hand, p99",
+        databases,
+        &format!("{:.1} ms", quantile(&mut times, 0.99)),
+        &beside,
+        "< 250 ms",
+    );
 }

@@ -29,7 +29,10 @@ pub(crate) async fn idle(databases: &Databases, appliances: usize) {
     first.ask(&poll(0)).await.expect("a look for orders");
     tokio::time::sleep(Duration::from_secs(3)).await;
     let alone = stage.resident();
-    row("resident memory of an idle server", databases, &format!("{:.1} MB", real_kib(alone) / 1024.0), "", "< 30 MB");
+    let own =
+        format!("of which {:.1} MB are its own, the rest pages of the program file", real_kib(alone.own) / 1024.0);
+    let all = format!("{:.1} MB", real_kib(alone.all) / 1024.0);
+    row("resident memory of an idle server", databases, &all, &own, "< 30 MB");
     let mut waiting = JoinSet::new();
     for mut line in stage.connect().await {
         waiting.spawn(async move { line.ask(&poll(50)).await.map(|_| line) });
@@ -38,7 +41,7 @@ pub(crate) async fn idle(databases: &Databases, appliances: usize) {
     tokio::time::sleep(Duration::from_secs(10)).await;
     let spent = (stage.cpu() - before).as_secs_f64() * 10.0;
     assert!(waiting.try_join_next().is_none(), "a long poll ended early: {}", stage.log());
-    let each = real_kib(stage.resident().saturating_sub(alone)) / real(appliances);
+    let each = real_kib(stage.resident().all.saturating_sub(alone.all)) / real(appliances);
     let beside = format!("{appliances} over mTLS, each with a long poll; {spent:.1} % of a core");
     row("resident memory of an idle appliance", databases, &format!("{each:.1} KiB"), &beside, "< 40 KiB");
 }
@@ -89,7 +92,8 @@ pub(crate) async fn check_ins(databases: &Databases, appliances: usize) {
         Databases::Sqlite => String::new(),
         Databases::Postgres(_) => format!("; {:.0}/s with the database's own cores", done / (cpu + database)),
     };
-    let beside = format!("{:.0}/s by the clock, p99 {:.0} ms{of_database}", done / spent, quantile(&mut times, 0.99) * 1e3);
+    let beside =
+        format!("{:.0}/s by the clock, p99 {:.0} ms{of_database}", done / spent, quantile(&mut times, 0.99) * 1e3);
     let goal = match databases {
         Databases::Sqlite => ">= 5000/s/core",
         Databases::Postgres(_) => ">= 2000/s/core",

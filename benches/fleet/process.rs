@@ -1,6 +1,5 @@
 //! What a process used, as Linux tells it.
 
-use std::path::Path;
 use std::time::Duration;
 
 /// Ticks of `/proc/PID/stat` in a second; the kernel's `USER_HZ`, 100 on every machine this runs on.
@@ -56,9 +55,19 @@ impl Stat {
 }
 
 /// Resident memory of a process in KiB.
-pub(crate) fn resident(pid: u32) -> u64 {
+pub(crate) struct Resident {
+    pub(crate) all: u64,
+    /// What no file backs: pages of the program itself can be given up and are shared.
+    pub(crate) own: u64,
+}
+
+/// What a process holds in memory.
+pub(crate) fn resident(pid: u32) -> Resident {
     let path = format!("/proc/{pid}/smaps_rollup");
-    let text = std::fs::read_to_string(Path::new(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("Rss");
-    line.trim().trim_end_matches(" kB").trim().parse().expect("a number of KiB")
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let kib = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{path}: no {name}"));
+        line.trim().trim_end_matches(" kB").trim().parse().expect("a number of KiB")
+    };
+    Resident { all: kib("Rss:"), own: kib("Anonymous:") }
 }

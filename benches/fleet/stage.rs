@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use super::database::Databases;
 use super::line::Line;
-use super::process;
+use super::process::{self, Resident};
 
 /// Appliances of one site.
 const A_SITE: usize = 10;
@@ -126,8 +126,8 @@ impl Stage {
         process::cpu(self.server.id())
     }
 
-    /// The server's resident memory in KiB.
-    pub(crate) fn resident(&self) -> u64 {
+    /// The server's resident memory.
+    pub(crate) fn resident(&self) -> Resident {
         process::resident(self.server.id())
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use minijinja::value::{Enumerator, Object, Serde, Value};
 use minijinja::{Environment, UndefinedBehavior};
@@ -49,12 +49,15 @@ pub enum Answer {
     },
 }
 
-/// A compiled condition.
+/// A condition that compiles. Its code, some 12 KB, is made when it is first asked: a catalogue holds hundreds, and most
+/// programs ask few of them.
 pub struct Expr {
     source: String,
-    code: minijinja::Expression<'static, 'static>,
+    code: OnceLock<Code>,
     roots: BTreeSet<String>,
 }
+
+type Code = Result<minijinja::Expression<'static, 'static>, BadExpr>;
 
 impl fmt::Debug for Expr {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,10 +71,9 @@ impl Expr {
         if source.trim().is_empty() {
             return Err(BadExpr { message: "the condition is empty".to_owned() });
         }
-        let code = LANGUAGE.compile_expression_owned(source.to_owned()).map_err(|error| explain(&error))?;
-        let roots: BTreeSet<String> = code.undeclared_variables(false).into_iter().collect();
+        let roots: BTreeSet<String> = code_of(source)?.undeclared_variables(false).into_iter().collect();
         check_names(&roots, allowed)?;
-        Ok(Self { source: source.to_owned(), code, roots })
+        Ok(Self { source: source.to_owned(), code: OnceLock::new(), roots })
     }
 
     /// The text it was compiled from.
@@ -84,32 +86,43 @@ impl Expr {
         self.roots.contains(name)
     }
 
+    fn value(&self, scope: &Scope) -> Result<Value, BadExpr> {
+        match self.code.get_or_init(|| code_of(&self.source)) {
+            Ok(code) => code.eval(scope.root.clone()).map_err(|error| explain(&error)),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
     /// Evaluates the condition.
     pub fn eval(&self, scope: &Scope) -> Answer {
         scope.forget_misses();
-        let result = self.code.eval(scope.root.clone());
+        let result = self.value(scope);
         let missing = scope.take_misses();
         match result {
             _ if !missing.is_empty() => Answer::Unknown { missing, error: None },
             Ok(value) if value.is_true() => Answer::True,
             Ok(_) => Answer::False,
-            Err(error) => Answer::Unknown { missing, error: Some(explain(&error).message) },
+            Err(error) => Answer::Unknown { missing, error: Some(error.message) },
         }
     }
 
     /// Evaluates to a JSON value, for `with:` parameters that are computed.
     pub fn eval_json(&self, scope: &Scope) -> Result<serde_json::Value, Answer> {
         scope.forget_misses();
-        let result = self.code.eval(scope.root.clone());
+        let result = self.value(scope);
         let missing = scope.take_misses();
         if !missing.is_empty() {
             return Err(Answer::Unknown { missing, error: None });
         }
         result
-            .map_err(|error| explain(&error).message)
+            .map_err(|error| error.message)
             .and_then(|value| serde_json::to_value(&value).map_err(|error| error.to_string()))
             .map_err(|error| Answer::Unknown { missing: Vec::new(), error: Some(error) })
     }
+}
+
+fn code_of(source: &str) -> Code {
+    LANGUAGE.compile_expression_owned(source.to_owned()).map_err(|error| explain(&error))
 }
 
 /// A compiled text template (`say`, an argv element, a file's content).

@@ -150,7 +150,8 @@ pub async fn add_order(sql: &Sql, order: &StoredOrder) -> Result<(), FleetError>
 const ORDER: &str =
     "site_id, appliance_id, seq, id, request_id, envelope, expires_at, state, queued_at, changed_at, say, report";
 
-/// Orders an appliance has not acknowledged yet, in their order. What it fetched and lost is handed out again.
+/// Orders an appliance has not acknowledged yet, in their order. What it fetched and lost is handed out again. One that came
+/// back with less than it had gets none: it must not act before a person looked.
 pub async fn waiting(
     sql: &Sql,
     site: &SiteId,
@@ -159,7 +160,9 @@ pub async fn waiting(
 ) -> Result<Vec<StoredOrder>, FleetError> {
     let select = format!(
         "SELECT {ORDER} FROM appliance_order WHERE site_id = $1 AND appliance_id = $2 AND state IN ('queued', 'delivered')
-         AND expires_at > $3 ORDER BY seq LIMIT 100"
+         AND expires_at > $3
+         AND EXISTS (SELECT 1 FROM appliance a WHERE a.site_id = $1 AND a.id = $2 AND a.state = 'active')
+         ORDER BY seq LIMIT 100"
     );
     let rows = sql.rows(&select, &[site.as_str().into(), id.as_str().into(), now.into()]).await?;
     rows.iter().map(order_of).collect()
@@ -242,26 +245,4 @@ fn order_of(row: &Row) -> Result<StoredOrder, FleetError> {
 pub async fn queued(sql: &Sql) -> Result<Vec<(SiteId, ApplianceId)>, FleetError> {
     let select = "SELECT DISTINCT site_id, appliance_id FROM appliance_order WHERE state = 'queued' LIMIT 10000";
     sql.rows(select, &[]).await?.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
-}
-
-/// Whether an appliance is listened to, and the last place given out in its sequence.
-pub async fn standing(
-    sql: &Sql,
-    site: &SiteId,
-    id: &ApplianceId,
-) -> Result<(super::sites::ApplianceState, u64), FleetError> {
-    let select = "SELECT state, next_order_seq - 1 FROM appliance WHERE site_id = $1 AND id = $2";
-    let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?;
-    let row = row.ok_or_else(|| FleetError::NotThere("the appliance is not enrolled".to_owned()))?;
-    let state = row.text(0)?;
-    let read = super::sites::ApplianceState::read(&state);
-    Ok((read.ok_or_else(|| FleetError::Corrupt(format!("appliance state `{state}`")))?, row.count(1)?))
-}
-
-/// The last order an appliance said that it has; 0 before the first.
-pub async fn last_acknowledged(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<u64, FleetError> {
-    let select = "SELECT coalesce(max(seq), 0) FROM appliance_order WHERE site_id = $1 AND appliance_id = $2
-                  AND state NOT IN ('queued', 'delivered', 'expired')";
-    let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?;
-    row.map_or(Ok(0), |row| row.count(0))
 }

@@ -1,9 +1,12 @@
 //! The fleet store in PostgreSQL: a pool, TLS by rustls, transactions that are tried again where the database asks for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Metrics, Object, Pool, RecyclingMethod, Runtime,
+};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres::config::SslMode;
@@ -25,8 +28,50 @@ const MIGRATIONS: &[&str] =
 /// One migration at a time, whichever replica starts first: a number of our own for the advisory lock.
 const LOCK: i64 = 0x6d61_6c61_6368_6f72;
 
-/// A transaction's own connection.
-pub(super) type Client = Object;
+/// A connection that was used so lately is not asked whether it lives before it is used again.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// A connection while a transaction has it.
+///
+/// The pool gets it back only from a transaction that came to its end. What becomes of one that is dropped half-way, because
+/// whoever asked hung up, is not known: its connection is closed, so that nobody else commits its first half.
+#[derive(Debug)]
+pub(super) struct Client {
+    object: Option<Object>,
+    /// It is for one statement, which is a transaction by itself.
+    single: bool,
+    used: AtomicBool,
+}
+
+impl Client {
+    fn new(object: Object, single: bool) -> Self {
+        Self { object: Some(object), single, used: AtomicBool::new(false) }
+    }
+
+    fn get(&self) -> Result<&Object, FleetError> {
+        self.object.as_ref().ok_or(FleetError::Conflict)
+    }
+
+    /// The connection for the next statement of a verb.
+    fn next(&self) -> Result<&Object, FleetError> {
+        if self.single && self.used.swap(true, Ordering::Relaxed) {
+            return Err(FleetError::Corrupt("a second statement where there was to be one".to_owned()));
+        }
+        self.get()
+    }
+
+    fn give_back(mut self) {
+        drop(self.object.take());
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            drop(Object::take(object));
+        }
+    }
+}
 
 /// How to reach the database.
 #[derive(Debug, Clone)]
@@ -63,7 +108,7 @@ impl Postgres {
             .keepalives_idle(Duration::from_secs(30))
             .options("-c statement_timeout=10000 -c idle_in_transaction_session_timeout=30000");
         let database = format!("postgresql {}", config.get_dbname().unwrap_or("(default)"));
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = match to.roots {
             None => {
                 config.ssl_mode(SslMode::Disable);
@@ -85,6 +130,7 @@ impl Postgres {
             .wait_timeout(Some(PATIENCE))
             .create_timeout(Some(PATIENCE))
             .recycle_timeout(Some(PATIENCE))
+            .pre_recycle(Hook::async_fn(|client, metrics| Box::pin(lives(client, metrics))))
             .build()
             .map_err(|error| wrong(error.to_string()))?;
         let postgres = Self { pool, name: database };
@@ -92,7 +138,7 @@ impl Postgres {
         Ok(postgres)
     }
 
-    async fn client(&self) -> Result<Client, FleetError> {
+    async fn client(&self) -> Result<Object, FleetError> {
         let unreachable =
             |error: &dyn std::error::Error| FleetError::Unreachable { database: self.name.clone(), why: chain(error) };
         self.pool.get().await.map_err(|error| unreachable(&error))
@@ -133,18 +179,39 @@ impl Postgres {
     }
 
     pub(super) async fn write<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T, FleetError> {
+        self.until_alone(|| self.transaction(Inner::Postgres, &work)).await
+    }
+
+    pub(super) async fn read<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T, FleetError> {
+        self.transaction(Inner::Reading, &work).await
+    }
+
+    pub(super) async fn change<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T, FleetError> {
+        self.until_alone(|| self.statement(Inner::Postgres, &work)).await
+    }
+
+    pub(super) async fn look<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T, FleetError> {
+        self.statement(Inner::Reading, &work).await
+    }
+
+    /// Tries again while it collides with others, a few times.
+    async fn until_alone<T, F: Future<Output = Result<T, FleetError>>>(
+        &self,
+        work: impl Fn() -> F,
+    ) -> Result<T, FleetError> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.transaction(Inner::Postgres, &work).await {
+            match work().await {
                 Err(FleetError::Conflict) if tries < TRIES => tokio::time::sleep(pause(tries)).await,
                 result => return result,
             }
         }
     }
 
-    pub(super) async fn read<T: Send + 'static>(&self, work: impl Work<T>) -> Result<T, FleetError> {
-        self.transaction(Inner::Reading, &work).await
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, FleetError>>) -> Result<T, FleetError> {
+        let late = |_| FleetError::Unreachable { database: self.name.clone(), why: "gave no answer".to_owned() };
+        tokio::time::timeout(3 * PATIENCE, work).await.map_err(late)?
     }
 
     async fn transaction<T: Send + 'static>(
@@ -152,32 +219,53 @@ impl Postgres {
         what: fn(Client) -> Inner,
         work: &impl Work<T>,
     ) -> Result<T, FleetError> {
-        let client = self.client().await?;
-        let sql = Sql(what(client));
+        let sql = Sql(what(Client::new(self.client().await?, false)));
         let begin = match &sql.0 {
             Inner::Reading(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             Inner::Postgres(_) | Inner::Sqlite(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ",
         };
-        client_of(&sql)?.batch_execute(begin).await.map_err(|error| failed(&error))?;
-        let result = match tokio::time::timeout(3 * PATIENCE, work(&sql)).await {
-            Ok(result) => result,
-            Err(_) => Err(FleetError::Unreachable { database: self.name.clone(), why: "gave no answer".to_owned() }),
-        };
-        let (Inner::Postgres(client) | Inner::Reading(client)) = sql.0 else { return Err(FleetError::Conflict) };
-        match result {
-            Ok(value) => {
-                // What became of a commit whose answer was lost is not known; whoever asks again finds out.
-                client.batch_execute("COMMIT").await.map_err(|error| failed(&error))?;
-                Ok(value)
-            }
-            Err(error) => {
-                if client.batch_execute("ROLLBACK").await.is_err() {
-                    // Its state is not known: the pool shall not hand it out again.
-                    drop(Object::take(client));
+        self.in_time(async {
+            client_of(&sql)?.get()?.batch_execute(begin).await.map_err(|error| failed(&error))?;
+            let result = work(&sql).await;
+            let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            // What became of a commit whose answer was lost is not known; whoever asks again finds out.
+            match (result, client_of(&sql)?.get()?.batch_execute(end).await) {
+                (result, Ok(())) => {
+                    give_back(sql);
+                    result
                 }
-                Err(error)
+                (Ok(_), Err(error)) => Err(failed(&error)),
+                (Err(first), Err(_)) => Err(first),
             }
-        }
+        })
+        .await
+    }
+
+    /// One statement, which is a transaction by itself: one way there and back instead of three.
+    async fn statement<T: Send + 'static>(
+        &self,
+        what: fn(Client) -> Inner,
+        work: &impl Work<T>,
+    ) -> Result<T, FleetError> {
+        let sql = Sql(what(Client::new(self.client().await?, true)));
+        self.in_time(async {
+            let result = work(&sql).await;
+            give_back(sql);
+            result
+        })
+        .await
+    }
+}
+
+/// Whether a connection that was not used lately still reaches a server: one that died in silence shows it only so.
+async fn lives(client: &ClientWrapper, metrics: &Metrics) -> Result<(), HookError> {
+    if metrics.last_used() < LATELY {
+        return Ok(());
+    }
+    match tokio::time::timeout(PATIENCE, client.simple_query("")).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(HookError::Backend(error)),
+        Err(_) => Err(HookError::message("gave no answer")),
     }
 }
 
@@ -185,6 +273,13 @@ fn client_of(sql: &Sql) -> Result<&Client, FleetError> {
     match &sql.0 {
         Inner::Postgres(client) | Inner::Reading(client) => Ok(client),
         Inner::Sqlite(_) => Err(FleetError::Corrupt("a transaction of another database".to_owned())),
+    }
+}
+
+fn give_back(sql: Sql) {
+    match sql.0 {
+        Inner::Postgres(client) | Inner::Reading(client) => client.give_back(),
+        Inner::Sqlite(_) => {}
     }
 }
 
@@ -196,6 +291,7 @@ fn pause(tries: u32) -> Duration {
 }
 
 pub(super) async fn rows(client: &Client, sql: &str, params: &[Value]) -> Result<Vec<Row>, FleetError> {
+    let client = client.next()?;
     let statement = client.prepare_cached(sql).await.map_err(|error| failed(&error))?;
     let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
     let rows = client.query(&statement, &params).await.map_err(|error| failed(&error))?;
@@ -203,12 +299,14 @@ pub(super) async fn rows(client: &Client, sql: &str, params: &[Value]) -> Result
 }
 
 pub(super) async fn run(client: &Client, sql: &str, params: &[Value]) -> Result<u64, FleetError> {
+    let client = client.next()?;
     let statement = client.prepare_cached(sql).await.map_err(|error| failed(&error))?;
     let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
     client.execute(&statement, &params).await.map_err(|error| failed(&error))
 }
 
 pub(super) async fn run_many(client: &Client, many: &Many<'_>, rows: Vec<Vec<Value>>) -> Result<u64, FleetError> {
+    let client = client.next()?;
     let statement = client.prepare_cached(&many.at_once()).await.map_err(|error| failed(&error))?;
     let mut columns: Vec<Vec<Value>> = many.columns.iter().map(|_| Vec::with_capacity(rows.len())).collect();
     for row in rows {

@@ -337,8 +337,37 @@ pub async fn appliances(sql: &Sql, site: Option<&SiteId>) -> Result<Vec<Applianc
     rows.iter().map(appliance_of).collect()
 }
 
+/// An appliance by its name alone, without what it said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolled {
+    /// Its site.
+    pub site: SiteId,
+    /// Its id within the site.
+    pub id: ApplianceId,
+    /// Whether it is listened to.
+    pub state: ApplianceState,
+}
+
+/// All appliances by name: what they said of themselves may be long, and whoever looks for one does not need it.
+pub async fn enrolled(sql: &Sql) -> Result<Vec<Enrolled>, FleetError> {
+    let rows = sql.rows("SELECT site_id, id, state FROM appliance ORDER BY site_id, id", &[]).await?;
+    rows.iter().map(|row| Ok(Enrolled { site: row.parse(0)?, id: row.parse(1)?, state: state_of(row, 2)? })).collect()
+}
+
+/// Name and keys of an appliance's log.
+pub async fn log_keys(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<(String, EvidenceKeys), FleetError> {
+    let select = "SELECT origin, entry_key, head_key, recovery_key FROM appliance WHERE site_id = $1 AND id = $2";
+    let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?;
+    let row = row.ok_or_else(|| FleetError::NotThere("the appliance is not enrolled".to_owned()))?;
+    Ok((row.text(0)?, EvidenceKeys { entry: row.text(1)?, head: row.text(2)?, recovery: row.maybe_text(3)? }))
+}
+
+fn state_of(row: &Row, column: usize) -> Result<ApplianceState, FleetError> {
+    let word = row.text(column)?;
+    ApplianceState::read(&word).ok_or_else(|| FleetError::Corrupt(format!("appliance state `{word}`")))
+}
+
 fn appliance_of(row: &Row) -> Result<Appliance, FleetError> {
-    let state = row.text(3)?;
     let last = match row.maybe_time(8)? {
         None => None,
         Some(at) => Some(LastSeen {
@@ -357,18 +386,36 @@ fn appliance_of(row: &Row) -> Result<Appliance, FleetError> {
         site: row.parse(0)?,
         id: row.parse(1)?,
         origin: row.text(2)?,
-        state: ApplianceState::read(&state).ok_or_else(|| FleetError::Corrupt(format!("appliance state `{state}`")))?,
+        state: state_of(row, 3)?,
         keys: EvidenceKeys { entry: row.text(4)?, head: row.text(5)?, recovery: row.maybe_text(6)? },
         enrolled_at: row.time(7)?,
         last,
     })
 }
 
-/// Writes down what an appliance said. Without an inventory the one it sent before stays.
-pub async fn check_in(sql: &Sql, site: &SiteId, id: &ApplianceId, said: &LastSeen) -> Result<(), FleetError> {
+/// What the server knows of an appliance that checks in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it is listened to.
+    pub state: ApplianceState,
+    /// The last place given out in its sequence of orders.
+    pub order_seq: u64,
+    /// Entries the server holds of its log.
+    pub holds: u64,
+    /// The last order it said that it has; 0 before the first.
+    pub acknowledged: u64,
+}
+
+/// Writes down what an appliance said, and says how it stands, in one statement. Without an inventory the one it sent
+/// before stays.
+pub async fn check_in(sql: &Sql, site: &SiteId, id: &ApplianceId, said: &LastSeen) -> Result<Standing, FleetError> {
     let update = "UPDATE appliance SET last_seen_at = $1, version = $2, order_key_seen = $3, order_seq_seen = $4,
                   clock_offset_ms = $5, outbox_depth = $6, log_size = $7, posture = $8,
-                  inventory = coalesce($9, inventory) WHERE site_id = $10 AND id = $11";
+                  inventory = coalesce($9, inventory) WHERE site_id = $10 AND id = $11
+                  RETURNING state, next_order_seq - 1,
+                  coalesce((SELECT l.size FROM log l WHERE l.site_id = $10 AND l.appliance_id = $11), 0),
+                  coalesce((SELECT max(o.seq) FROM appliance_order o WHERE o.site_id = $10 AND o.appliance_id = $11
+                            AND o.state NOT IN ('queued', 'delivered', 'expired')), 0)";
     let params = [
         said.at.into(),
         (&said.version).into(),
@@ -382,7 +429,14 @@ pub async fn check_in(sql: &Sql, site: &SiteId, id: &ApplianceId, said: &LastSee
         site.as_str().into(),
         id.as_str().into(),
     ];
-    sql.run_one(update, &params, "the appliance is not enrolled").await
+    let row = sql.row(update, &params).await?;
+    let row = row.ok_or_else(|| FleetError::NotThere("the appliance is not enrolled".to_owned()))?;
+    Ok(Standing {
+        state: state_of(&row, 0)?,
+        order_seq: row.count(1)?,
+        holds: row.count(2)?,
+        acknowledged: row.count(3)?,
+    })
 }
 
 fn words(text: Option<String>) -> Vec<String> {

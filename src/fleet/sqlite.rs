@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
@@ -147,7 +148,8 @@ fn roll_back(sql: &Sql) {
 fn control(sql: &Sql, statement: &str) -> Result<(), FleetError> {
     let Inner::Sqlite(connection) = &sql.0 else { return Err(gone()) };
     let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-    connection.execute_batch(statement).map_err(|error| failed(&error))
+    let done = connection.prepare_cached(statement).and_then(|mut statement| statement.execute([]));
+    done.map(drop).map_err(|error| failed(&error))
 }
 
 /// Runs work over SQLite, which never waits: it is over after one poll.
@@ -189,6 +191,8 @@ fn connect(path: &Path, read_only: bool) -> rusqlite::Result<Connection> {
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")?;
     }
     connection.set_prepared_statement_cache_capacity(128);
+    // Without it SQLite compiles a statement that might use a partial index again each time its parameters change.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)
 }
 

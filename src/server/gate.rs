@@ -88,6 +88,7 @@ impl Gate {
         response
     }
 
+    /// What is not needed while a handler waits is boxed: thousands wait at a time.
     async fn call(
         &self,
         route: &Route,
@@ -101,34 +102,34 @@ impl Gate {
         let (who, answered) = match &route.handler {
             Handler::Anyone(handler) | Handler::Token(handler) => {
                 self.room(route, &peer.address.to_string()).await?;
-                (stranger, handler(state, ask(route, path, request, peer).await?).await)
+                (stranger, handler(state, Box::pin(ask(route, path, request, peer)).await?).await)
             }
             Handler::Appliance(handler) => {
                 let identity = match self.appliance(peer) {
                     Ok(identity) => identity,
-                    Err(problem) => return Err(self.turned_away(route, &object, &stranger, problem).await),
+                    Err(problem) => return Err(Box::pin(self.turned_away(route, &object, &stranger, problem)).await),
                 };
                 self.room(route, &format!("{}/{}", identity.site, identity.appliance)).await?;
-                (stranger, handler(state, ask(route, path, request, peer).await?, identity).await)
+                (stranger, handler(state, Box::pin(ask(route, path, request, peer)).await?, identity).await)
             }
             Handler::Person(deed, handler) => {
-                let caller = match self.person(&request).await {
+                let caller = match Box::pin(self.person(&request)).await {
                     Ok(caller) => caller,
-                    Err(problem) => return Err(self.turned_away(route, &object, &stranger, problem).await),
+                    Err(problem) => return Err(Box::pin(self.turned_away(route, &object, &stranger, problem)).await),
                 };
                 let who = Who { actor: format!("person:{}", caller.person), ..stranger };
                 if !may(caller.role, *deed) {
                     let problem = Problem::forbidden(format!("a {} may not do this", caller.role));
-                    return Err(self.turned_away(route, &object, &who, problem).await);
+                    return Err(Box::pin(self.turned_away(route, &object, &who, problem)).await);
                 }
                 self.room(route, &caller.person).await?;
-                (who, handler(state, ask(route, path, request, peer).await?, caller).await)
+                (who, handler(state, Box::pin(ask(route, path, request, peer)).await?, caller).await)
             }
         };
         match answered {
             // What is not theirs looks like what is not there, so the trail keeps both.
             Err(problem) if REFUSED.contains(&problem.status) => {
-                Err(self.turned_away(route, &object, &who, problem).await)
+                Err(Box::pin(self.turned_away(route, &object, &who, problem)).await)
             }
             answered => answered,
         }
@@ -157,12 +158,12 @@ impl Gate {
         let token = token.ok_or_else(|| Problem::who("this needs a token: `Authorization: Bearer mlc_…`"))?;
         let (hash, now) = (sha256(token.as_bytes()), self.state.clock.now());
         let known =
-            self.state.fleet.read(move |sql| Box::pin(async move { people::caller(sql, &hash, now).await })).await?;
+            self.state.fleet.look(move |sql| Box::pin(async move { people::caller(sql, &hash, now).await })).await?;
         let caller = known.ok_or_else(|| Problem::who("the token is not known, revoked or too old"))?;
         let fleet = self.state.fleet.clone();
         // Nobody waits for it, and nothing is lost with it.
         tokio::spawn(async move {
-            fleet.write(move |sql| Box::pin(async move { people::used(sql, &hash, now).await })).await.ok()
+            fleet.change(move |sql| Box::pin(async move { people::used(sql, &hash, now).await })).await.ok()
         });
         Ok(caller)
     }
@@ -216,7 +217,7 @@ impl Gate {
         if matches!(self.state.limiter.take(&key, few).await, Taken::Later { .. }) {
             return;
         }
-        let written = self.state.fleet.write(move |sql| {
+        let written = self.state.fleet.change(move |sql| {
             let row = row.clone();
             Box::pin(async move { audit::write(sql, &row).await })
         });

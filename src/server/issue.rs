@@ -16,7 +16,7 @@ use crate::domain::id::{ApplianceId, OrderId, SiteId};
 use crate::domain::order::{MAX_LIFE, ORDER, Order, OrderState, Verb};
 use crate::domain::role::Sites;
 use crate::fleet::orders::{self, Request, StoredOrder};
-use crate::fleet::sites::{self, Appliance, ApplianceState, PlanTier};
+use crate::fleet::sites::{self, ApplianceState, Enrolled, PlanTier};
 use crate::fleet::{FleetError, Sql};
 use crate::lock::{Rate, Taken};
 
@@ -187,13 +187,13 @@ fn possible(state: &State, verb: &Verb) -> Result<(), Problem> {
 }
 
 /// Whom a request is for: every part must name somebody, and only active ones on sites the person may act on.
-async fn meant(sql: &Sql, asked: &Asked) -> Result<Vec<Appliance>, FleetError> {
-    let all: Vec<Appliance> = sites::appliances(sql, None)
+async fn meant(sql: &Sql, asked: &Asked) -> Result<Vec<Enrolled>, FleetError> {
+    let all: Vec<Enrolled> = sites::enrolled(sql)
         .await?
         .into_iter()
         .filter(|one| one.state == ApplianceState::Active && asked.sites.includes(&one.site))
         .collect();
-    let mut chosen: Vec<Appliance> = Vec::new();
+    let mut chosen: Vec<Enrolled> = Vec::new();
     for target in &asked.target {
         let tier = target.strip_prefix("tier:").map(str::parse::<PlanTier>).transpose().map_err(FleetError::Refused)?;
         let of_tier: Vec<SiteId> = match tier {
@@ -202,12 +202,12 @@ async fn meant(sql: &Sql, asked: &Asked) -> Result<Vec<Appliance>, FleetError> {
                 sites::sites(sql).await?.into_iter().filter(|site| site.tier == tier).map(|site| site.id).collect()
             }
         };
-        let is = |one: &Appliance| match target.split_once('/') {
+        let is = |one: &Enrolled| match target.split_once('/') {
             Some((site, "*")) => one.site.as_str() == site,
             Some((site, appliance)) => one.site.as_str() == site && one.id.as_str() == appliance,
             None => of_tier.contains(&one.site),
         };
-        let found: Vec<&Appliance> = all.iter().filter(|one| is(one)).collect();
+        let found: Vec<&Enrolled> = all.iter().filter(|one| is(one)).collect();
         if found.is_empty() {
             return Err(FleetError::NotThere(format!("`{target}` names no active appliance")));
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +21,8 @@ use crate::net::tls::provider;
 
 /// How long a handshake, or the head of a request, may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Files the server itself has open at the most: databases, logs, evidence on its way.
+const OWN_FILES: u64 = 256;
 /// How long answers may take to end when the server stops.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -36,6 +39,7 @@ impl Listening {
     pub(super) async fn start(state: Arc<State>, loops: JoinSet<()>) -> Result<Self, StartError> {
         let wrong = |what: &str, error: &dyn std::fmt::Display| StartError(format!("{what}: {error}"));
         let acceptor = acceptor(&state)?;
+        allow_files(state.config.connections);
         let listen = state.config.listen;
         let listener =
             TcpListener::bind(listen).await.map_err(|error| wrong(&format!("server.listen: {listen}"), &error))?;
@@ -79,6 +83,19 @@ fn acceptor(state: &State) -> Result<TlsAcceptor, StartError> {
         .with_single_cert(chain, key)
         .map_err(|error| wrong(&error))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Each connection is an open file, and what a process may open is often far less than it could ask for.
+fn allow_files(connections: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("the limit on open files cannot be raised: {error}");
+    }
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OWN_FILES);
+    if let Some(most) = limit.maximum.filter(|most| *most < wanted) {
+        tracing::warn!("server.connections is {connections}, and only {most} files may be open; raise LimitNOFILE");
+    }
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, gate: Arc<Gate>, mut stopping: watch::Receiver<bool>) {
@@ -131,12 +148,14 @@ async fn serve(
     mut stopping: watch::Receiver<bool>,
 ) {
     stream.set_nodelay(true).ok();
-    // Who does not finish the handshake in time, or comes with a certificate that is not ours, is not heard.
-    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+    // Who does not finish the handshake in time, or comes with a certificate that is not ours, is not heard. What it needs
+    // is boxed, so that it is gone when the connection only waits, as thousands do.
+    let shaking = Box::pin(tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)));
+    let stream = match shaking.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             if let Some(why) = bad_certificate(&error) {
-                gate.unheard(peer.ip(), &why).await;
+                Box::pin(gate.unheard(peer.ip(), &why)).await;
             }
             return;
         }

@@ -1,6 +1,7 @@
 //! The contract of the fleet store, held by every database it can stand on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -15,7 +16,9 @@ use malachor::fleet::bundles;
 use malachor::fleet::logs::{self, Advance, Followed, NewEntry, Segment};
 use malachor::fleet::orders::{self, Request, StoredOrder};
 use malachor::fleet::people::{self, Person, Token};
-use malachor::fleet::sites::{self, ApplianceState, Certificate, EnrolToken, EvidenceKeys, LastSeen, PlanTier, Site};
+use malachor::fleet::sites::{
+    self, ApplianceState, Certificate, EnrolToken, EvidenceKeys, LastSeen, PlanTier, Site, Standing,
+};
 use malachor::fleet::{Fleet, FleetError, Kind, Place, PostgresConnection};
 use malachor::server::publish::{Draft, publish};
 
@@ -178,13 +181,12 @@ async fn an_appliance_says_how_it_is(fleet: &Fleet) {
     };
     let (first, second) = (said(Some("{\"cpu\":1}"), now()), said(None, later(1)));
     for said in [first.clone(), second] {
-        fleet
-            .write(move |sql| {
-                let said = said.clone();
-                Box::pin(async move { sites::check_in(sql, &north(), &desk(), &said).await })
-            })
-            .await
-            .unwrap();
+        let stands = fleet.change(move |sql| {
+            let said = said.clone();
+            Box::pin(async move { sites::check_in(sql, &north(), &desk(), &said).await })
+        });
+        let nothing_yet = Standing { state: ApplianceState::Active, order_seq: 0, holds: 0, acknowledged: 0 };
+        assert_eq!(stands.await.unwrap(), nothing_yet);
     }
     let known = fleet
         .read(|sql| Box::pin(async move { sites::appliance(sql, &north(), &desk()).await }))
@@ -193,7 +195,7 @@ async fn an_appliance_says_how_it_is(fleet: &Fleet) {
         .unwrap();
     assert_eq!(known.last, Some(LastSeen { at: later(1), ..first }), "the inventory of before stays");
     let stranger = fleet
-        .write(move |sql| {
+        .change(move |sql| {
             let said = said(None, now());
             Box::pin(async move { sites::check_in(sql, &north(), &"x".parse().unwrap(), &said).await })
         })
@@ -262,8 +264,15 @@ async fn orders_have_places_and_go_one_way(fleet: &Fleet) {
         .write(|sql| Box::pin(async move { orders::add_order(sql, &order(2, "ORD-0000000000000003")).await }))
         .await;
     assert_eq!(twice.unwrap_err().kind(), Kind::Conflict, "a place is used once");
-    let waiting = || fleet.read(|sql| Box::pin(async move { orders::waiting(sql, &north(), &desk(), later(2)).await }));
+    let waiting = || fleet.look(|sql| Box::pin(async move { orders::waiting(sql, &north(), &desk(), later(2)).await }));
     assert_eq!(waiting().await.unwrap().len(), 2);
+    for (state, gets) in [(ApplianceState::RolledBack, 0), (ApplianceState::Active, 2)] {
+        fleet
+            .change(move |sql| Box::pin(async move { sites::set_state(sql, &north(), &desk(), state).await }))
+            .await
+            .unwrap();
+        assert_eq!(waiting().await.unwrap().len(), gets, "{state:?}");
+    }
     fleet
         .write(|sql| Box::pin(async move { orders::delivered(sql, &north(), &desk(), 1, later(2)).await }))
         .await
@@ -280,6 +289,14 @@ async fn orders_have_places_and_go_one_way(fleet: &Fleet) {
         })
         .await
         .unwrap();
+    let known = fleet.look(|sql| Box::pin(async move { sites::appliance(sql, &north(), &desk()).await }));
+    let said = known.await.unwrap().unwrap().last.unwrap();
+    let stands = fleet.change(move |sql| {
+        let said = said.clone();
+        Box::pin(async move { sites::check_in(sql, &north(), &desk(), &said).await })
+    });
+    let stands = stands.await.unwrap();
+    assert_eq!((stands.order_seq, stands.acknowledged), (2, 1), "what was only handed out is not acknowledged");
     let elsewhere = fleet.read(|sql| {
         Box::pin(async move {
             orders::order(sql, &"south".parse().unwrap(), &"ORD-0000000000000001".parse().unwrap()).await
@@ -516,6 +533,8 @@ fn postgresql_keeps_the_contract() {
         let spoken = fleet.read(move |sql| Box::pin(async move { sql.row(tls, &[]).await })).await.unwrap().unwrap();
         assert_eq!(spoken.text(0).unwrap(), "TLSv1.3");
 
+        a_transaction_dropped_half_way_leaves_nothing(&connection).await;
+
         peers.tell("kill", "pg");
         assert_eq!(fleet.ping().await.unwrap_err().kind(), Kind::Transient);
         peers.tell("restart", "pg");
@@ -523,7 +542,7 @@ fn postgresql_keeps_the_contract() {
         while fleet.ping().await.is_err() {
             tries += 1;
             assert!(tries < 100, "it does not come back");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let again = Fleet::open(Place::Postgres(connection.clone())).await.unwrap();
         assert_eq!(again.read(|sql| Box::pin(sites::sites(sql))).await.unwrap().len(), 1);
@@ -533,6 +552,35 @@ fn postgresql_keeps_the_contract() {
         let refused = Fleet::open(Place::Postgres(connection)).await.unwrap_err();
         assert!(matches!(refused, FleetError::Newer { found: 99, .. }), "{refused}");
     });
+}
+
+/// Whoever hangs up in the middle must not leave a connection on which the next transaction commits what it left.
+async fn a_transaction_dropped_half_way_leaves_nothing(to: &PostgresConnection) {
+    let only = PostgresConnection { connections: 1, ..to.clone() };
+    let fleet = Fleet::open(Place::Postgres(only)).await.unwrap();
+    let add = |name: &'static str, then: Duration| {
+        fleet.write(move |sql| {
+            Box::pin(async move {
+                let id = name.parse().unwrap();
+                let site = Site { id, name: "x".into(), tier: PlanTier::Essential, created_at: now() };
+                sites::add_site(sql, &site).await?;
+                tokio::time::sleep(then).await;
+                Ok(())
+            })
+        })
+    };
+    let hung_up = tokio::time::timeout(Duration::from_millis(300), add("half", Duration::from_mins(1))).await;
+    assert!(hung_up.is_err());
+    add("whole", Duration::ZERO).await.unwrap();
+    let there = fleet.read(|sql| Box::pin(sites::sites(sql))).await.unwrap();
+    assert!(there.iter().all(|site| site.id.as_str() != "half"), "{there:?}");
+    let two = fleet.change(|sql| {
+        Box::pin(async move {
+            sql.run("DELETE FROM site WHERE id = 'whole'", &[]).await?;
+            sql.run("DELETE FROM site WHERE id = 'whole'", &[]).await
+        })
+    });
+    assert_eq!(two.await.unwrap_err().kind(), Kind::Broken, "one statement is one");
 }
 
 #[test]

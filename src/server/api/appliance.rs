@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::crypto::dsse;
 use crate::domain::bundle::{BUNDLE, BundleKind};
-use crate::fleet::sites::{self, ApplianceState, LastSeen};
-use crate::fleet::{BoxFuture, bundles, logs, orders};
+use crate::fleet::sites::{self, ApplianceState, LastSeen, Standing};
+use crate::fleet::{BoxFuture, bundles};
 use crate::server::authority::Identity;
 use crate::server::problem::Problem;
 use crate::server::router::{Answer, Ask};
@@ -45,38 +45,18 @@ pub(super) fn check_in(state: Arc<State>, ask: Ask, identity: Identity) -> Reply
         let announced = if last.order_keys == keys.order_ids() { None } else { keys.announcement().ok() };
         let (content, config) =
             (state.bundle(BundleKind::Content, &identity.site), state.bundle(BundleKind::Config, &identity.site));
-        let known = state
-            .fleet
-            .write(move |sql| {
-                let (last, identity) = (last.clone(), identity.clone());
-                Box::pin(async move {
-                    let (site, id) = (&identity.site, &identity.appliance);
-                    sites::check_in(sql, site, id, &last).await?;
-                    let holds = logs::size(sql, site, id).await?;
-                    let (state, order_seq) = orders::standing(sql, site, id).await?;
-                    // It had these entries, or had used these orders, when it was here before.
-                    let less =
-                        last.log_size < holds || last.order_seq < orders::last_acknowledged(sql, site, id).await?;
-                    let mut rolled_back = state == ApplianceState::RolledBack;
-                    if less && !rolled_back {
-                        rolled_back = true;
-                        sites::set_state(sql, site, id, ApplianceState::RolledBack).await?;
-                        let name = format!("{site}/{id}");
-                        let detail =
-                            json!({"logSize": last.log_size, "serverHolds": holds, "orderSeq": last.order_seq});
-                        audited(
-                            sql,
-                            (site.as_str(), last.at),
-                            (&format!("appliance:{name}"), "appliance.rolled_back", &name),
-                            detail,
-                        )
-                        .await?;
-                    }
-                    Ok((holds, order_seq, rolled_back))
-                })
-            })
-            .await?;
-        let (log_size, order_seq, rolled_back) = known;
+        let (said, who) = (last.clone(), identity.clone());
+        let checked_in = state.fleet.change(move |sql| {
+            let (said, who) = (said.clone(), who.clone());
+            Box::pin(async move { sites::check_in(sql, &who.site, &who.appliance, &said).await })
+        });
+        let Standing { state: known, order_seq, holds: log_size, acknowledged } = checked_in.await?;
+        // It had these entries, or had used these orders, when it was here before.
+        let less = last.log_size < log_size || last.order_seq < acknowledged;
+        if less && known != ApplianceState::RolledBack {
+            rolled_back(&state, &identity, &last, log_size).await?;
+        }
+        let rolled_back = less || known == ApplianceState::RolledBack;
         Answer::json(&CheckedIn {
             server_time: now.to_string(),
             clock_offset_ms,
@@ -111,4 +91,26 @@ pub(super) fn bundle(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
         let signed = signed.map_err(|error| Problem::later(&format!("the bundle cannot be signed: {error}"), 60))?;
         Answer::json(&BundleFiles { envelope: String::from_utf8_lossy(&signed).into_owned(), files: published.files })
     })
+}
+
+/// From now on it gets no orders, until a person looks.
+async fn rolled_back(
+    state: &Arc<State>,
+    identity: &Identity,
+    last: &LastSeen,
+    server_holds: u64,
+) -> Result<(), Problem> {
+    let (who, at) = (identity.clone(), last.at);
+    let detail = json!({"logSize": last.log_size, "serverHolds": server_holds, "orderSeq": last.order_seq});
+    let written = state.fleet.write(move |sql| {
+        let (who, detail) = (who.clone(), detail.clone());
+        Box::pin(async move {
+            let (site, id) = (&who.site, &who.appliance);
+            sites::set_state(sql, site, id, ApplianceState::RolledBack).await?;
+            let name = format!("{site}/{id}");
+            let actor = format!("appliance:{name}");
+            audited(sql, (site.as_str(), at), (&actor, "appliance.rolled_back", &name), detail).await
+        })
+    });
+    Ok(written.await?)
 }

@@ -24,7 +24,7 @@ pub(super) fn log(state: Arc<State>, _: Ask, identity: Identity) -> Reply {
     Box::pin(async move {
         let followed = state
             .fleet
-            .read(move |sql| {
+            .look(move |sql| {
                 let identity = identity.clone();
                 Box::pin(async move { logs::followed(sql, &identity.site, &identity.appliance).await })
             })
@@ -125,9 +125,7 @@ async fn standing(state: &Arc<State>, identity: &Identity, (first, count): (u64,
     let read = state.fleet.read(move |sql| {
         let who = who.clone();
         Box::pin(async move {
-            let appliance = sites::appliance(sql, &who.site, &who.appliance).await?;
-            let appliance =
-                appliance.ok_or_else(|| FleetError::NotThere("the appliance is not enrolled".to_owned()))?;
+            let named = sites::log_keys(sql, &who.site, &who.appliance).await?;
             let followed = logs::followed(sql, &who.site, &who.appliance).await?;
             let size = followed.as_ref().map_or(0, |followed| followed.size);
             let edge: Vec<(u8, u64)> = (0..64_u8)
@@ -141,20 +139,16 @@ async fn standing(state: &Arc<State>, identity: &Identity, (first, count): (u64,
             } else {
                 Vec::new()
             };
-            Ok((appliance, followed, hashes, known))
+            Ok((named, followed, hashes, known))
         })
     });
-    let (appliance, followed, hashes, known) = read.await?;
+    let ((origin, keys), followed, hashes, known) = read.await?;
     let size = followed.as_ref().map_or(0, |followed| followed.size);
     let mut hashes = hashes.into_iter();
     let missing = || Problem::later("the log's edge is not there", 5);
     let frontier = Frontier::load(size, |_, _| hashes.next().ok_or_else(missing))?;
     let key = |text: &str| text.parse().map_err(|_| Problem::later("the appliance's keys cannot be read", 60));
-    let expected = Expected {
-        origin: appliance.origin.clone(),
-        entry: key(&appliance.keys.entry)?,
-        head: key(&appliance.keys.head)?,
-    };
+    let expected = Expected { origin, entry: key(&keys.entry)?, head: key(&keys.head)? };
     Ok(Standing { expected, followed, frontier, known })
 }
 

@@ -9,8 +9,7 @@ use crate::crypto::dsse::Envelope;
 use crate::crypto::keys::VerifierKey;
 use crate::domain::id::OrderId;
 use crate::domain::order::{OrderReport, REPORT};
-use crate::fleet::sites::{self, ApplianceState};
-use crate::fleet::{BoxFuture, FleetError, orders};
+use crate::fleet::{BoxFuture, FleetError, orders, sites};
 use crate::server::authority::Identity;
 use crate::server::problem::Problem;
 use crate::server::router::{Answer, Ask, Number};
@@ -30,7 +29,8 @@ pub(super) fn fetch(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
         loop {
             // Listening before looking: what is queued in between rings.
             let rung = bell.notified();
-            let found = hand_out(&state, &identity).await?;
+            // Boxed, so that whoever waits does not hold what looking needs.
+            let found = Box::pin(hand_out(&state, &identity)).await?;
             if !found.is_empty() || tokio::time::Instant::now() >= until {
                 return Answer::json(&Orders { orders: found });
             }
@@ -44,23 +44,16 @@ pub(super) fn fetch(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
 
 async fn hand_out(state: &Arc<State>, identity: &Identity) -> Result<Vec<String>, Problem> {
     let (who, now) = (identity.clone(), state.clock.now());
-    let waiting = state.fleet.read(move |sql| {
+    let waiting = state.fleet.look(move |sql| {
         let who = who.clone();
-        Box::pin(async move {
-            let appliance = sites::appliance(sql, &who.site, &who.appliance).await?;
-            // One that came back with less than it had must not act before a person looked.
-            if appliance.is_none_or(|appliance| appliance.state != ApplianceState::Active) {
-                return Ok(Vec::new());
-            }
-            orders::waiting(sql, &who.site, &who.appliance, now).await
-        })
+        Box::pin(async move { orders::waiting(sql, &who.site, &who.appliance, now).await })
     });
     let waiting = waiting.await?;
     let Some(last) = waiting.last().map(|order| order.seq) else { return Ok(Vec::new()) };
     let who = identity.clone();
     state
         .fleet
-        .write(move |sql| {
+        .change(move |sql| {
             let who = who.clone();
             Box::pin(async move { orders::delivered(sql, &who.site, &who.appliance, last, now).await })
         })
@@ -80,11 +73,8 @@ pub(super) fn report(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
             let (id, envelope, line, identity) = (id.clone(), envelope.clone(), line.clone(), identity.clone());
             Box::pin(async move {
                 let refused = |why: String| FleetError::Refused(why);
-                let appliance = sites::appliance(sql, &identity.site, &identity.appliance).await?;
-                let appliance =
-                    appliance.ok_or_else(|| FleetError::NotThere("the appliance is not enrolled".to_owned()))?;
-                let key: VerifierKey =
-                    appliance.keys.entry.parse().map_err(|_| FleetError::Corrupt("entry key".to_owned()))?;
+                let (_, keys) = sites::log_keys(sql, &identity.site, &identity.appliance).await?;
+                let key: VerifierKey = keys.entry.parse().map_err(|_| FleetError::Corrupt("entry key".to_owned()))?;
                 let payload = envelope.verify(&[key.key]).map_err(|error| refused(error.to_string()))?;
                 let payload = payload.get();
                 if payload.payload_type != REPORT {
