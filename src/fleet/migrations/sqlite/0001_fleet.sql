@@ -97,6 +97,7 @@ CREATE TABLE log (
     FOREIGN KEY (site_id, appliance_id) REFERENCES appliance (site_id, id)
 ) STRICT;
 
+-- Not WITHOUT ROWID: a line is longer than what such a table keeps in a page, and each would fill one more of its own.
 CREATE TABLE entry (
     site_id      TEXT NOT NULL,
     appliance_id TEXT NOT NULL,
@@ -109,7 +110,7 @@ CREATE TABLE entry (
     claimed_at   INTEGER NOT NULL,
     received_at  INTEGER NOT NULL,
     PRIMARY KEY (site_id, appliance_id, seq)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE node (
     site_id      TEXT NOT NULL,
