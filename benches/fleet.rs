@@ -7,6 +7,7 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
     reason = "a bench times things, starts programs, prints a table, and stops at once where something is wrong"

@@ -49,10 +49,10 @@ impl Databases {
         }
     }
 
-    /// Processor time the database has used beside the server's own process.
-    pub(crate) fn cpu(&self) -> std::time::Duration {
+    /// Seconds of a core that the database has used beside the server's own process.
+    pub(crate) fn cpu(&self) -> f64 {
         match self {
-            Self::Sqlite => std::time::Duration::ZERO,
+            Self::Sqlite => 0.0,
             Self::Postgres(postgres) => super::process::cpu_of_family(postgres.pid()),
         }
     }
@@ -66,7 +66,7 @@ impl Databases {
                 let url = postgres.url(&name);
                 let file = server_dir.join("password");
                 write_private(&file, postgres.password.as_bytes());
-                let config = format!("[server.store]\nurl = \"{url}\"\npassword_file = {file:?}\n");
+                let config = format!("[server.store]\nurl = \"{url}\"\npassword_file = \"{}\"\n", file.display());
                 let password = Some(postgres.password.clone());
                 (Place::Postgres(PostgresConnection { url, password, roots: None, connections: 4 }), config)
             }

@@ -47,8 +47,8 @@ pub(crate) async fn taken(databases: &Databases) {
     let rate = real(entries) / spent.as_secs_f64();
     let beside = format!(
         "{:.1} core-seconds of the server, {:.1} of the database; {:.0} bytes an entry",
-        cpu.as_secs_f64(),
-        database.as_secs_f64(),
+        cpu,
+        database,
         real(logs.iter().flatten().map(Vec::len).sum()) / real(entries)
     );
     row(

@@ -25,7 +25,7 @@ pub(crate) async fn idle(databases: &Databases, appliances: usize) {
     let stage = Stage::set(databases, appliances).await;
     // The first requests of each kind bring in code and connections of their own, which are not an appliance's.
     let mut first = Line::open(stage.port, &stage.appliances[0].tls).await.expect("a connection");
-    first.ask(&check_in()).await.expect("a check-in");
+    first.ask(&check_in(&stage)).await.expect("a check-in");
     first.ask(&poll(0)).await.expect("a look for orders");
     tokio::time::sleep(Duration::from_secs(3)).await;
     let alone = stage.resident();
@@ -39,7 +39,7 @@ pub(crate) async fn idle(databases: &Databases, appliances: usize) {
     }
     let before = stage.cpu();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let spent = (stage.cpu() - before).as_secs_f64() * 10.0;
+    let spent = (stage.cpu() - before) * 10.0;
     assert!(waiting.try_join_next().is_none(), "a long poll ended early: {}", stage.log());
     let each = real_kib(stage.resident().all.saturating_sub(alone.all)) / real(appliances);
     let beside = format!("{appliances} over mTLS, each with a long poll; {spent:.1} % of a core");
@@ -56,11 +56,13 @@ pub(crate) fn poll(seconds: u32) -> Vec<u8> {
     request("GET", &format!("/v1/orders?wait={seconds}"), None, b"")
 }
 
-fn check_in() -> Vec<u8> {
+fn check_in(stage: &Stage) -> Vec<u8> {
     let said = CheckIn {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time: jiff::Timestamp::now().to_string(),
-        order_key: Some("01020304".to_owned()),
+        order_keys: stage.order_keys.clone(),
+        content: None,
+        config: None,
         order_seq: 0,
         log_size: 0,
         outbox: 0,
@@ -74,19 +76,18 @@ fn check_in() -> Vec<u8> {
 pub(crate) async fn check_ins(databases: &Databases, appliances: usize) {
     let stage = Stage::set(databases, appliances).await;
     let mut lines = stage.connect().await;
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, said) = (Arc::new(AtomicBool::new(false)), Arc::new(check_in(&stage)));
     let each = lines.len().div_ceil(IN_FLIGHT);
     let mut workers = JoinSet::new();
     let (cpu, database, start) = (stage.cpu(), databases.cpu(), Instant::now());
     while !lines.is_empty() {
-        let (some, stop) = (lines.split_off(lines.len().saturating_sub(each)), Arc::clone(&stop));
-        workers.spawn(one_after_another(some, stop));
+        let some = lines.split_off(lines.len().saturating_sub(each));
+        workers.spawn(one_after_another(some, Arc::clone(&said), Arc::clone(&stop)));
     }
     tokio::time::sleep(SPAN).await;
     stop.store(true, Ordering::Relaxed);
     let mut times: Vec<f64> = workers.join_all().await.concat();
-    let (spent, cpu, database) =
-        (start.elapsed().as_secs_f64(), (stage.cpu() - cpu).as_secs_f64(), (databases.cpu() - database).as_secs_f64());
+    let (spent, cpu, database) = (start.elapsed().as_secs_f64(), stage.cpu() - cpu, databases.cpu() - database);
     let done = real(times.len());
     let of_database = match databases {
         Databases::Sqlite => String::new(),
@@ -102,7 +103,7 @@ pub(crate) async fn check_ins(databases: &Databases, appliances: usize) {
 }
 
 /// Checks in on each line in turn until it is told to stop; gives how long each took.
-async fn one_after_another(mut lines: Vec<Line>, stop: Arc<AtomicBool>) -> Vec<f64> {
+async fn one_after_another(mut lines: Vec<Line>, said: Arc<Vec<u8>>, stop: Arc<AtomicBool>) -> Vec<f64> {
     let mut times = Vec::new();
     for _ in 0..MOST {
         for line in &mut lines {
@@ -110,7 +111,7 @@ async fn one_after_another(mut lines: Vec<Line>, stop: Arc<AtomicBool>) -> Vec<f
                 return times;
             }
             let start = Instant::now();
-            line.ask(&check_in()).await.expect("a check-in");
+            line.ask(&said).await.expect("a check-in");
             times.push(start.elapsed().as_secs_f64());
         }
     }

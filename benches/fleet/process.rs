@@ -1,9 +1,7 @@
 //! What a process used, as Linux tells it.
 
-use std::time::Duration;
-
 /// Ticks of `/proc/PID/stat` in a second; the kernel's `USER_HZ`, 100 on every machine this runs on.
-const TICKS: u64 = 100;
+const TICKS: u32 = 100;
 
 /// Thousands of connections need as many file descriptors, here and in the server, which inherits the limit.
 pub(crate) fn allow_many_files() {
@@ -13,27 +11,27 @@ pub(crate) fn allow_many_files() {
     setrlimit(Resource::Nofile, limit).expect("file descriptors up to the hard limit");
 }
 
-/// Processor time a process has used, with that of threads that are gone.
-pub(crate) fn cpu(pid: u32) -> Duration {
+/// Seconds of a core that a process has used, with that of threads that are gone.
+pub(crate) fn cpu(pid: u32) -> f64 {
     let stat = Stat::read(pid).unwrap_or_else(|| panic!("process {pid} is gone"));
     stat.own
 }
 
-/// Processor time of a process and the children it has or had.
-pub(crate) fn cpu_of_family(pid: u32) -> Duration {
-    let Some(parent) = Stat::read(pid) else { return Duration::ZERO };
+/// Seconds of a core of a process and the children it has or had.
+pub(crate) fn cpu_of_family(pid: u32) -> f64 {
+    let Some(parent) = Stat::read(pid) else { return 0.0 };
     let mut all = parent.own + parent.of_ended_children;
     for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
         let child = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Stat::read);
-        all += child.filter(|child| child.parent == pid).map_or(Duration::ZERO, |child| child.own);
+        all += child.filter(|child| child.parent == pid).map_or(0.0, |child| child.own);
     }
     all
 }
 
 struct Stat {
     parent: u32,
-    own: Duration,
-    of_ended_children: Duration,
+    own: f64,
+    of_ended_children: f64,
 }
 
 impl Stat {
@@ -41,16 +39,12 @@ impl Stat {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name before it may hold anything, a parenthesis included.
         let (_, rest) = text.rsplit_once(')')?;
-        let fields: Vec<u64> = rest.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
+        let fields: Vec<u32> = rest.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
         let ticks = |first: usize| {
             let sum = fields.get(first).zip(fields.get(first + 1)).map_or(0, |(user, system)| user + system);
-            Duration::from_millis(sum * 1000 / TICKS)
+            f64::from(sum) / f64::from(TICKS)
         };
-        Some(Self {
-            parent: fields.first().and_then(|parent| u32::try_from(*parent).ok())?,
-            own: ticks(10),
-            of_ended_children: ticks(12),
-        })
+        Some(Self { parent: *fields.first()?, own: ticks(10), of_ended_children: ticks(12) })
     }
 }
 

@@ -16,6 +16,7 @@ use malachor::fleet::sites::{self, Certificate, EnrolToken, EvidenceKeys, PlanTi
 use malachor::fleet::{Fleet, Sql};
 use malachor::net::tls::{certificates_of, key_of, provider};
 use malachor::server::authority::Authority;
+use malachor::server::keys::ServerKeys;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
@@ -40,6 +41,8 @@ pub(crate) struct Stage {
     /// What people hold the server to.
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) appliances: Vec<Appliance>,
+    /// Ids of the keys that sign orders, which appliances say they hold.
+    pub(crate) order_keys: Vec<String>,
     /// Tokens of people.
     pub(crate) tokens: Vec<String>,
     dir: TempDir,
@@ -82,26 +85,29 @@ impl Stage {
     pub(crate) async fn set(databases: &Databases, appliances: usize) -> Self {
         // Not below /tmp, which may be memory: syncing to disk is part of what is measured.
         let dir = tempfile::Builder::new().prefix("malachor-bench-").tempdir_in(".").expect("a directory");
-        let state = dir.path().canonicalize().expect("its path").join("fleet");
-        private_dir(&state);
-        private_dir(&state.join("keys"));
-        let (place, store) = databases.make(&state).await;
+        let folder = dir.path().canonicalize().expect("its path").join("fleet");
+        private_dir(&folder);
+        private_dir(&folder.join("keys"));
+        let (place, store) = databases.make(&folder).await;
         let fleet = Fleet::open(place).await.expect("the store");
-        let authority = Authority::open(&state.join("keys"), Timestamp::now()).expect("an authority");
+        let authority = Authority::open(&folder.join("keys"), Timestamp::now()).expect("an authority");
         let mut roots = RootCertStore::empty();
         roots.add(authority.der().clone()).expect("a root");
         let roots = Arc::new(roots);
         let appliances = enrol(&fleet, &authority, &roots, appliances).await;
         let tokens = hire(&fleet).await;
         drop(fleet);
+        let keys = ServerKeys::open(&folder.join("keys"), "bench.example").expect("the server's keys");
         let port = free_port();
         let config = dir.path().join("malachor.toml");
         let text = format!(
-            "role = \"server\"\n[site]\nid = \"operator\"\noperator_domain = \"bench.example\"\n[server]\nlisten = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\nstate_dir = {state:?}\n{store}"
+            "role = \"server\"\n[site]\nid = \"operator\"\noperator_domain = \"bench.example\"\n[server]\nlisten = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\nstate_dir = \"{}\"\n{store}",
+            folder.display()
         );
         std::fs::write(&config, text).expect("a configuration");
         let server = start(&config, &dir.path().join("log"));
-        let stage = Self { server, port, tls: client(&roots, None), appliances, tokens, dir };
+        let stage =
+            Self { server, port, tls: client(&roots, None), appliances, order_keys: keys.order_ids(), tokens, dir };
         stage.until_ready().await;
         stage
     }
@@ -121,8 +127,8 @@ impl Stage {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// The server's processor time.
-    pub(crate) fn cpu(&self) -> Duration {
+    /// Seconds of a core that the server has used.
+    pub(crate) fn cpu(&self) -> f64 {
         process::cpu(self.server.id())
     }
 

@@ -246,3 +246,11 @@ pub async fn queued(sql: &Sql) -> Result<Vec<(SiteId, ApplianceId)>, FleetError>
     let select = "SELECT DISTINCT site_id, appliance_id FROM appliance_order WHERE state = 'queued' LIMIT 10000";
     sql.rows(select, &[]).await?.iter().map(|row| Ok((row.parse(0)?, row.parse(1)?))).collect()
 }
+
+/// The last order an appliance said that it has; 0 before the first.
+pub async fn last_acknowledged(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<u64, FleetError> {
+    let select = "SELECT coalesce(max(seq), 0) FROM appliance_order WHERE site_id = $1 AND appliance_id = $2
+                  AND state NOT IN ('queued', 'delivered', 'expired')";
+    let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?;
+    row.map_or(Ok(0), |row| row.count(0))
+}
