@@ -104,12 +104,16 @@ pub fn end_rotation(dir: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::crypto::dsse::Envelope;
 
     #[test]
     fn the_next_key_signs_for_those_who_hold_it_and_is_announced_by_the_one_before() {
-        let dir = tempfile::tempdir().unwrap();
+        // Whatever the umask: keys lie in no folder that others may enter.
+        let private = std::fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().permissions(private).tempdir().unwrap();
         let open = || ServerKeys::open(dir.path(), "fleet.example").unwrap();
         let first = open();
         let old = first.order_for(&[]).1.clone();
