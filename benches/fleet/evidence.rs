@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
 use malachor::crypto::dsse::{Envelope, pae};
 use malachor::crypto::sha256_hex;
 use malachor::domain::entry::{EntryDraft, EntryKind, SealContext, Subject};
@@ -92,8 +93,8 @@ async fn sealed(appliance: &Appliance, dir: &Path) -> Vec<Vec<u8>> {
     for (n, some) in drafts.chunks(BATCH).enumerate() {
         let some: Vec<_> = some.iter().map(|draft| scrubber.scrub(draft.clone())).collect();
         store.write(move |tx| tx.append(&some, &context())).await.expect("entries");
-        let from = (n * BATCH) as u64;
-        let batch = store.read(move |tx| tx.outgoing(from, BATCH as u64)).await.expect("a batch");
+        let (from, until) = ((n * BATCH) as u64, Timestamp::now() + SignedDuration::from_mins(1));
+        let batch = store.read(move |tx| tx.outgoing(from, BATCH as u64, until)).await.expect("a batch");
         batches.push(batch.expect("entries that wait"));
     }
     batches
@@ -116,7 +117,7 @@ fn draft(subject: &Subject, n: usize) -> EntryDraft {
 
 fn context() -> SealContext {
     SealContext {
-        now: jiff::Timestamp::now(),
+        now: Timestamp::now(),
         boot: "0d1f1c5e-4ac1-4f4f-9f5c-5f0f0d6c0a01".to_owned(),
         mono_ms: 1,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -61,8 +61,6 @@ fn check_in(stage: &Stage) -> Vec<u8> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time: jiff::Timestamp::now().to_string(),
         order_keys: stage.order_keys.clone(),
-        content: None,
-        config: None,
         order_seq: 0,
         log_size: 0,
         outbox: 0,
