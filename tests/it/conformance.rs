@@ -82,7 +82,7 @@ fn the_server_keeps_to_its_own_document() {
         .args(["run", &format!("https://localhost:{}/openapi.json", target.fleet.port), "--tls-verify"])
         .arg(&authority)
         .args(["--checks", CHECKS, "--phases", "examples,coverage,fuzzing,stateful"])
-        .args(["--max-examples", "12", "--seed", "20260504", "--request-timeout", "20", "--no-color"])
+        .args(["--max-examples", "8", "--seed", "20260504", "--request-timeout", "20", "--no-color"])
         .env("PYTHONPATH", &hooks)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("SCHEMATHESIS_HOOKS", "schemathesis_hooks")
