@@ -145,10 +145,19 @@ pub(super) enum Source {
 
 impl Source {
     pub(super) fn open(input: &Input) -> Result<Self, SourceError> {
+        Self::open_how(input, false)
+    }
+
+    /// The same, but of a database a private copy: somebody writes it.
+    pub(super) fn open_copied(input: &Input) -> Result<Self, SourceError> {
+        Self::open_how(input, true)
+    }
+
+    fn open_how(input: &Input, copied: bool) -> Result<Self, SourceError> {
         match input.paths.as_slice() {
             [] => Err(SourceError::Nothing),
-            [dir] if dir.join(DATABASE).is_file() => Database::open(&dir.join(DATABASE)).map(Self::Database),
-            [file] if database::is_database(file)? => Database::open(file).map(Self::Database),
+            [dir] if dir.join(DATABASE).is_file() => Database::open(&dir.join(DATABASE), copied).map(Self::Database),
+            [file] if database::is_database(file)? => Database::open(file, copied).map(Self::Database),
             paths => match input.whole_among_others()? {
                 Some(name) => Err(SourceError::Mixed(name)),
                 None => Files::open(paths).map(Self::Files),

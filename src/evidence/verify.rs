@@ -17,6 +17,9 @@ use super::report::{Report, Shortfall};
 use super::source::{Input, RawEntry, RawHead, Source, SourceError};
 use super::trust::{Keyring, Trust};
 
+/// How often what changed meanwhile is read again, and how long is waited before the first time.
+const TRIES: u32 = 5;
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 /// Entries held in memory at a time; with lines of 64 KiB that is 64 MiB, twice.
 const CHUNK: usize = 1024;
 
@@ -36,16 +39,31 @@ impl Default for Options {
 /// Verifies a log against what the auditor trusts and expects.
 ///
 /// Opens no socket, writes nothing, reads no clock: the same input and trust give the same report.
+///
+/// What was read while somebody wrote it says nothing, neither good nor bad: it is read again, and where that goes on it is
+/// unreadable.
 pub fn verify(input: &Input, trust: &Trust, options: Options) -> Report {
-    let mut report = Report::new(input.label());
-    if let Err(error) = run(input, trust, options, &mut report) {
-        report.stop(match error {
-            Stop::Unreadable(error) => Shortfall::unreadable(error.to_string()),
-            Stop::Internal => Shortfall::internal("a verifying thread died"),
-        });
+    let mut tries = 0;
+    loop {
+        let mut report = Report::new(input.label());
+        let opened = if tries == 0 { Source::open(input) } else { Source::open_copied(input) };
+        match opened.map_err(Stop::from).and_then(|source| run(source, trust, options, &mut report)) {
+            Ok(()) => {}
+            Err(Stop::Unreadable(SourceError::Changed(_))) if tries < TRIES => {
+                tries += 1;
+                thread::sleep(AGAIN * tries);
+                continue;
+            }
+            Err(Stop::Unreadable(error @ SourceError::Changed(_))) => {
+                report = Report::new(input.label());
+                report.stop(Shortfall::unreadable(error.to_string()));
+            }
+            Err(Stop::Unreadable(error)) => report.stop(Shortfall::unreadable(error.to_string())),
+            Err(Stop::Internal) => report.stop(Shortfall::internal("a verifying thread died")),
+        }
+        report.conclude();
+        return report;
     }
-    report.conclude();
-    report
 }
 
 enum Stop {
@@ -59,8 +77,14 @@ impl From<SourceError> for Stop {
     }
 }
 
-fn run(input: &Input, trust: &Trust, options: Options, report: &mut Report) -> Result<(), Stop> {
-    let mut source = Source::open(input)?;
+fn run(mut source: Source, trust: &Trust, options: Options, report: &mut Report) -> Result<(), Stop> {
+    let read = read(&mut source, trust, options, report);
+    // That it changed goes first: it may be why something could not be read.
+    source.finish()?;
+    read
+}
+
+fn read(source: &mut Source, trust: &Trust, options: Options, report: &mut Report) -> Result<(), Stop> {
     let mut chunk = source.entries(CHUNK)?;
     let ring = Keyring::settle(trust, chunk.first().map(|first| first.line.as_slice()));
     report.begin(source.container(), &ring);
@@ -68,13 +92,12 @@ fn run(input: &Input, trust: &Trust, options: Options, report: &mut Report) -> R
     while !chunk.is_empty() {
         let heads = source.heads(walk.reach(&chunk))?;
         let (examined, opened, next) = examine_chunk(&chunk, &heads, &ring, options, || source.entries(CHUNK))?;
-        walk.chunk(&chunk, examined, heads, opened, &source)?;
+        walk.chunk(&chunk, examined, heads, opened, source)?;
         chunk = next?;
     }
     let heads = source.heads(u64::MAX)?;
     let opened = heads.iter().map(|raw| head(raw, &ring)).collect();
-    walk.finish(heads, opened, &source)?;
-    source.finish()?;
+    walk.finish(heads, opened, source)?;
     Ok(())
 }
 

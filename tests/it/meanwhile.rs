@@ -197,3 +197,20 @@ fn an_interrupted_run_takes_its_programs_with_it() {
     std::thread::sleep(Duration::from_secs(5));
     assert!(!place.dir.path().join("late").exists());
 }
+
+/// Whoever verifies a log while it is written to sees it as it was at one moment, and never a forgery that is none.
+#[test]
+fn a_log_that_is_written_to_verifies() {
+    let place = with_file("observe", "good");
+    place.ok(&["check", "run", FILE]);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for _ in 0..40 {
+                place.ok(&["mode", "observe", "--by", "lee"]);
+            }
+        });
+        while !writing.is_finished() {
+            place.ok(&["evidence", "verify"]);
+        }
+    });
+}

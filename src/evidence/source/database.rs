@@ -19,7 +19,7 @@ use super::{RawEntry, RawHead, SourceError, Spot, io_error, name_of};
 use crate::crypto::merkle::Node;
 
 /// How often a copy is tried again when the original changed meanwhile.
-const COPIES: usize = 3;
+const COPIES: u32 = 8;
 
 pub(in crate::evidence) struct Database {
     conn: Connection,
@@ -46,8 +46,12 @@ pub(super) fn is_database(path: &Path) -> Result<bool, SourceError> {
 }
 
 impl Database {
-    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
+    /// `copied` reads a private copy in any case: of a file that changed while it was read.
+    pub(super) fn open(path: &Path, copied: bool) -> Result<Self, SourceError> {
         let path = &path.canonicalize().map_err(io_error(path))?;
+        if copied {
+            return Self::of_copy(path);
+        }
         if size_of(&beside(path, "-wal")) == 0 {
             let stamp = stamp(path)?;
             let mut database = Self::connect(path, "immutable=1", path)?;
@@ -59,6 +63,10 @@ impl Database {
         {
             return Ok(database);
         }
+        Self::of_copy(path)
+    }
+
+    fn of_copy(path: &Path) -> Result<Self, SourceError> {
         let copy = private_copy(path)?;
         let inside = copy.path().join(name_of(path));
         let mut database = Self::connect(&inside, "readonly_shm=0", path)?;
@@ -184,11 +192,16 @@ fn private_copy(path: &Path) -> Result<TempDir, SourceError> {
     let builder = tempfile::Builder::new().prefix("malachor-verify-").permissions(private).tempdir();
     let dir = builder.map_err(io_error(path))?;
     let pair = [path.to_owned(), beside(path, "-wal")];
-    for _ in 0..COPIES {
+    for turn in 0..COPIES {
+        std::thread::sleep(std::time::Duration::from_millis(10) * turn);
         let before = pair.iter().map(|file| stamp(file)).collect::<Result<Vec<_>, _>>()?;
         // A database that was closed cleanly has no WAL.
-        for file in pair.iter().filter(|file| file.exists()) {
-            fs::copy(file, dir.path().join(name_of(file))).map_err(io_error(file))?;
+        for file in &pair {
+            let copy = dir.path().join(name_of(file));
+            match fs::copy(file, &copy) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => drop(fs::remove_file(&copy)),
+                copied => drop(copied.map_err(io_error(file))?),
+            }
         }
         if before == pair.iter().map(|file| stamp(file)).collect::<Result<Vec<_>, _>>()? {
             return Ok(dir);
