@@ -31,6 +31,9 @@ const TRIES: u32 = 4;
 /// The longest object that is read back.
 const LARGEST: u64 = 256 * 1024 * 1024;
 /// How long one request may take.
+/// How much earlier than wanted an object that was there before may be let go, in seconds: it may have waited a month for
+/// its receipt.
+const SLACK: i64 = 30 * 86_400;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A bucket and the right to it.
@@ -140,7 +143,7 @@ impl Store {
 
     async fn put_once(&self, key: &Key, body: Bytes, until: Timestamp) -> Result<Kept, BlobError> {
         // Not every store knows `If-None-Match`; asking first keeps a second try from making a second version there.
-        if let Some(kept) = self.there(key, &body).await? {
+        if let Some(kept) = self.there(key, &body, until).await? {
             return Ok(kept);
         }
         let answer = self.send(self.signed_put(key, &body, until)).await?;
@@ -148,7 +151,7 @@ impl Store {
             200 => {}
             409 | 412 => {
                 let lost = || self.unreachable(format!("{key}: it is said to be there, and is not"));
-                return self.there(key, &body).await?.ok_or_else(lost);
+                return self.there(key, &body, until).await?.ok_or_else(lost);
             }
             _ => return Err(self.answered(&answer)),
         }
@@ -193,8 +196,8 @@ impl Store {
         answer.buffer().await.map_err(|error| self.unreachable(error.to_string()))
     }
 
-    /// What is kept under a key already, if it is the same; [`BlobError::Differs`] if it is not.
-    async fn there(&self, key: &Key, body: &Bytes) -> Result<Option<Kept>, BlobError> {
+    /// What is kept under a key already, by a lock as good as a new one would have, if it is the same; [`BlobError::Differs`] if it is not.
+    async fn there(&self, key: &Key, body: &Bytes, wanted: Timestamp) -> Result<Option<Kept>, BlobError> {
         let head = HeadObjectRequest {
             bucket: self.bucket.name.clone(),
             key: key.to_string(),
@@ -210,7 +213,19 @@ impl Store {
         let Some(read) = self.version(key, &version).await? else { return Ok(None) };
         match read.until {
             _ if read.body != *body => Err(BlobError::Differs { store: self.name(), key: key.clone() }),
-            Some(until) => Ok(Some(Kept { version, until, before: true })),
+            Some(until)
+                if read.mode.as_deref() == Some("COMPLIANCE") && until.as_second() >= wanted.as_second() - SLACK =>
+            {
+                Ok(Some(Kept { version, until, before: true }))
+            }
+            Some(until) => Err(BlobError::NotKept {
+                store: self.name(),
+                key: key.clone(),
+                why: format!(
+                    "it lay there before, kept in {} mode until {until}, not in COMPLIANCE mode until {wanted}",
+                    read.mode.as_deref().unwrap_or("no")
+                ),
+            }),
             None => Err(BlobError::NotKept {
                 store: self.name(),
                 key: key.clone(),

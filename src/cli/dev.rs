@@ -54,9 +54,9 @@ impl Dev {
             let server = server::start(&loaded, &dir).await?;
             let mut app = App::open(loaded, Host::live(), Clock::system())?;
             server.know(&app).await?;
+            cycle(&app, session.out).await?;
+            hand_over(&app, session.out).await?;
             if self.once {
-                cycle(&app, session.out).await?;
-                hand_over(&app, session.out).await?;
                 return prove(&app, session.out);
             }
             session.out.note(server.hint());

@@ -18,13 +18,14 @@ use super::{Exit, Failure};
 /// its authority is the one the token names. A running agent begins to speak with the server by itself.
 #[derive(Debug, Args)]
 pub(super) struct Enroll {
-    /// What `malachor enroll-token` printed on the server
+    /// What `malachor enroll-token` printed on the server; `-` reads it from standard input, where no other user sees it
     token: String,
 }
 
 impl Enroll {
     pub(super) fn run(self, session: &Session<'_>) -> Result<Exit, Failure> {
-        let token = Token::read(&self.token)
+        let text = if self.token == "-" { from_input()? } else { self.token };
+        let token = Token::read(&text)
             .ok_or_else(|| Failure::new(Exit::Usage, "this is no enrolment token: one begins with `mle1.`"))?;
         let loaded = session.loaded()?;
         let site = &loaded.config.site;
@@ -56,4 +57,13 @@ impl Enroll {
             Ok(Exit::Ok)
         })
     }
+}
+
+/// The first line of standard input; longer ones are no token.
+fn from_input() -> Result<String, Failure> {
+    use std::io::{BufRead, Read};
+    let mut line = String::new();
+    let read = std::io::stdin().lock().take(16 * 1024).read_line(&mut line);
+    read.map_err(|error| Failure::unavailable(&format!("standard input: {error}")))?;
+    Ok(line)
 }

@@ -97,7 +97,7 @@ impl Heal {
         for runbook in select(app.checks(), &self.check)? {
             let run = heal::run_confirmed(app, runbook).await?;
             tally.unknown += u32::from(run.known.finding.verdict == Verdict::Unknown);
-            let Some(proposal) = heal::propose_to(app, &run, &who).await? else { continue };
+            let Some(proposal) = heal::propose_to(app, &run, &who, &serde_json::Map::new()).await? else { continue };
             tally.count(&proposal);
             let alone = alone(app, &run).await?;
             show(session.out, &app.host, (runbook, &run), (&proposal, alone.as_ref()), Done::PlanOnly);
@@ -125,7 +125,7 @@ impl Heal {
         for runbook in select(app.checks(), &self.check)? {
             let run = heal::run_confirmed(&app, runbook).await?;
             tally.unknown += u32::from(run.known.finding.verdict == Verdict::Unknown);
-            let Some(proposal) = heal::propose_to(&app, &run, &who).await? else { continue };
+            let Some(proposal) = heal::propose_to(&app, &run, &who, &serde_json::Map::new()).await? else { continue };
             let outcome = heal::apply(&app, &run, &proposal).await?;
             match &outcome {
                 Some(outcome) if outcome.helped() => tally.healed += 1,

@@ -17,9 +17,8 @@ use super::report::{Report, Shortfall};
 use super::source::{Input, RawEntry, RawHead, Source, SourceError};
 use super::trust::{Keyring, Trust};
 
-/// How often what changed meanwhile is read again, and how long is waited before the first time.
+/// How often what changed meanwhile is read again.
 const TRIES: u32 = 5;
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 /// Entries held in memory at a time; with lines of 64 KiB that is 64 MiB, twice.
 const CHUNK: usize = 1024;
 
@@ -51,7 +50,6 @@ pub fn verify(input: &Input, trust: &Trust, options: Options) -> Report {
             Ok(()) => {}
             Err(Stop::Unreadable(SourceError::Changed(_))) if tries < TRIES => {
                 tries += 1;
-                thread::sleep(AGAIN * tries);
                 continue;
             }
             Err(Stop::Unreadable(error @ SourceError::Changed(_))) => {

@@ -119,6 +119,12 @@ fn request_of(row: &Row) -> Result<Request, FleetError> {
     })
 }
 
+/// Goes on after a place in an appliance's sequence that was used, whoever gave it out.
+pub async fn go_on_after(sql: &Sql, site: &SiteId, id: &ApplianceId, used: u64) -> Result<(), FleetError> {
+    let update = "UPDATE appliance SET next_order_seq = $1 WHERE site_id = $2 AND id = $3 AND next_order_seq < $1";
+    sql.run(update, &[used.saturating_add(1).into(), site.as_str().into(), id.as_str().into()]).await.map(drop)
+}
+
 /// Takes the next place in an appliance's sequence.
 pub async fn next_seq(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<u64, FleetError> {
     let update = "UPDATE appliance SET next_order_seq = next_order_seq + 1 WHERE site_id = $1 AND id = $2

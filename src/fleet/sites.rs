@@ -411,7 +411,7 @@ pub struct Standing {
 pub async fn check_in(sql: &Sql, site: &SiteId, id: &ApplianceId, said: &LastSeen) -> Result<Standing, FleetError> {
     let update = "UPDATE appliance SET last_seen_at = $1, version = $2, order_key_seen = $3, order_seq_seen = $4,
                   clock_offset_ms = $5, outbox_depth = $6, log_size = $7, posture = $8,
-                  inventory = coalesce($9, inventory) WHERE site_id = $10 AND id = $11
+                  inventory = coalesce($9, inventory) WHERE site_id = $10 AND id = $11 AND state <> 'revoked'
                   RETURNING state, next_order_seq - 1,
                   coalesce((SELECT l.size FROM log l WHERE l.site_id = $10 AND l.appliance_id = $11), 0),
                   coalesce((SELECT max(o.seq) FROM appliance_order o WHERE o.site_id = $10 AND o.appliance_id = $11
@@ -455,6 +455,36 @@ pub async fn hold_order_keys(sql: &Sql, site: &SiteId, id: &ApplianceId, held: &
     let update = "UPDATE appliance SET order_key_seen = $1 WHERE site_id = $2 AND id = $3";
     let params = [held.join(",").into(), site.as_str().into(), id.as_str().into()];
     sql.run_one(update, &params, "the appliance is not enrolled").await
+}
+
+/// From now on an appliance gets no orders; one that is not listened to any more stays so.
+pub async fn roll_back(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<(), FleetError> {
+    let update = "UPDATE appliance SET state = 'rolled_back' WHERE site_id = $1 AND id = $2 AND state = 'active'";
+    sql.run(update, &[site.as_str().into(), id.as_str().into()]).await.map(drop)
+}
+
+/// Whether an appliance may go on under a certificate, asked where it cannot change before the transaction ends.
+pub async fn may_go_on(sql: &Sql, site: &SiteId, id: &ApplianceId, serial: &str) -> Result<(), FleetError> {
+    let refused = || FleetError::Refused("the client certificate is revoked".to_owned());
+    let select = "SELECT state FROM appliance WHERE site_id = $1 AND id = $2 FOR UPDATE";
+    let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?.ok_or_else(refused)?;
+    let select = "SELECT revoked_at FROM certificate WHERE site_id = $1 AND appliance_id = $2 AND serial = $3";
+    let known = sql.row(select, &[site.as_str().into(), id.as_str().into(), serial.into()]).await?;
+    let held = known.map(|row| row.maybe_time(0)).transpose()?;
+    if state_of(&row, 0)? == ApplianceState::Revoked || held != Some(None) { Err(refused()) } else { Ok(()) }
+}
+
+/// A certificate is in use: those of the appliance that were issued before it are revoked. Says how many.
+pub async fn replace_older(
+    sql: &Sql,
+    site: &SiteId,
+    id: &ApplianceId,
+    serial: &str,
+    now: Timestamp,
+) -> Result<u64, FleetError> {
+    let update = "UPDATE certificate SET revoked_at = $1 WHERE site_id = $2 AND appliance_id = $3 AND serial <> $4
+                  AND revoked_at IS NULL AND issued_at <= (SELECT c.issued_at FROM certificate c WHERE c.serial = $4)";
+    sql.run(update, &[now.into(), site.as_str().into(), id.as_str().into(), serial.into()]).await
 }
 
 /// Sets whether an appliance is listened to.

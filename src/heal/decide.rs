@@ -1,6 +1,7 @@
 //! Which runbook, by whom, with what; and what the guards say to it.
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value};
 
 use crate::app::App;
 use crate::domain::exception::Exception;
@@ -56,17 +57,18 @@ pub fn propose(
     }
 }
 
-/// Proposes what a named person asks for: what the rule would choose, else the check's own runbook as it stands.
+/// Proposes what a named person asks for: the check's own runbook with these parameters; without any what the rule would
+/// choose, else that runbook as it stands.
 pub(super) fn propose_for(
     app: &App,
     tx: &Tx<'_>,
     (incident, finding): (&Incident, &Finding),
-    who: &str,
+    (who, given): (&str, &Map<String, Value>),
     now: Timestamp,
 ) -> Result<Proposal, StoreError> {
     let question = Question::about(finding);
-    let rule = app.catalog.rules.choose(&question);
-    let params = rule.and_then(|rule| rule.arguments(&question).ok()).unwrap_or_default();
+    let rule = app.catalog.rules.choose(&question).filter(|_| given.is_empty());
+    let params = rule.and_then(|rule| rule.arguments(&question).ok()).unwrap_or_else(|| given.clone());
     let runbook = rule.map_or_else(|| finding.check.clone(), |rule| rule.run.clone());
     let choice = Choice {
         tier: Tier::L3,

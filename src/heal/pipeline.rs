@@ -1,7 +1,7 @@
 //! One check, from facts to whatever follows from them.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::crypto::sha256_hex;
@@ -96,14 +96,22 @@ pub async fn run_confirmed(app: &App, runbook: &Runbook) -> Result<CheckRun, Hea
 /// What a named person's `heal` would do about a failing check; `None` where nothing fails or an exception silences it.
 ///
 /// Asked by `--dry-run` and by `--apply`: what is shown is what runs.
-pub async fn propose_to(app: &App, run: &CheckRun, who: &str) -> Result<Option<Proposal>, HealError> {
+///
+/// With parameters it is the check's own runbook with exactly these.
+pub async fn propose_to(
+    app: &App,
+    run: &CheckRun,
+    who: &str,
+    params: &Map<String, Value>,
+) -> Result<Option<Proposal>, HealError> {
     if run.known.finding.verdict != Verdict::Fail {
         return Ok(None);
     }
-    let (app_, finding, who, now) = (app.clone(), run.known.finding.clone(), who.to_owned(), app.clock.now());
+    let (app_, finding, now) = (app.clone(), run.known.finding.clone(), app.clock.now());
+    let (who, params) = (who.to_owned(), params.clone());
     let proposal = app.store.read(move |tx| {
         let Some(incident) = tx.open_incident(&finding.check, &finding.target)? else { return Ok(None) };
-        propose_for(&app_, tx, (&incident, &finding), &who, now).map(Some)
+        propose_for(&app_, tx, (&incident, &finding), (&who, &params), now).map(Some)
     });
     Ok(proposal.await?)
 }

@@ -53,6 +53,7 @@ pub struct State {
     pub metrics: Metrics,
     keys: RwLock<Arc<ServerKeys>>,
     waiting: Mutex<BTreeMap<(SiteId, ApplianceId), Arc<Notify>>>,
+    settled: Mutex<BTreeSet<String>>,
     revoked: RwLock<BTreeSet<String>>,
     revoked_read_at: AtomicI64,
     bundles: RwLock<BTreeMap<(BundleKind, Option<SiteId>), Announced>>,
@@ -100,6 +101,7 @@ impl State {
             metrics: Metrics::new(),
             clock,
             waiting: Mutex::default(),
+            settled: Mutex::default(),
             revoked: RwLock::default(),
             revoked_read_at: AtomicI64::new(i64::MIN),
             bundles: RwLock::default(),
@@ -151,6 +153,20 @@ impl State {
     pub fn bundle(&self, kind: BundleKind, site: &SiteId) -> Option<Announced> {
         let all = self.bundles.read().unwrap_or_else(PoisonError::into_inner);
         all.get(&(kind, Some(site.clone()))).or_else(|| all.get(&(kind, None))).cloned()
+    }
+
+    /// Whether this server has seen a certificate in use.
+    pub fn is_settled(&self, serial: &str) -> bool {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).contains(serial)
+    }
+
+    /// A certificate is in use. As many are remembered as may be connected, several times over.
+    pub fn settle(&self, serial: &str) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        if settled.len() > 100_000 {
+            settled.clear();
+        }
+        settled.insert(serial.to_owned());
     }
 
     /// Whether a certificate is revoked, as of at most a second ago.

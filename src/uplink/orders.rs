@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::pull::{Pulled, pull};
 use super::{Link, UplinkError, enrol};
@@ -22,6 +22,9 @@ use crate::wire::{Empty, Orders, Signed};
 pub(super) async fn ask(link: &Link, wait: u64) -> Result<Orders, UplinkError> {
     link.get(&format!("/v1/orders?wait={wait}"), Duration::from_secs(wait + 20)).await
 }
+
+/// Orders taken from one answer; the rest comes with the next.
+const MOST: usize = 100;
 
 /// What has to happen after orders were carried out and reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +47,7 @@ pub(super) async fn deal(
     (orders, mut refused): (Orders, Refused),
 ) -> Result<(After, Refused), UplinkError> {
     let mut after = After::Nothing;
-    for envelope in &orders.orders {
+    for envelope in orders.orders.iter().take(MOST) {
         let digest = sha256(envelope.as_bytes());
         if refused.contains(&digest) {
             continue;
@@ -151,7 +154,7 @@ async fn noted(app: &App, order: &Order, state: OrderState, say: &str) -> Result
 async fn carry_out(app: &App, link: &Link, order: &Order) -> (OrderState, String, After) {
     let done = match &order.verb {
         Verb::RunChecks { checks } => run_checks(app, checks).await,
-        Verb::RunRunbook { check, .. } => run_runbook(app, order, check).await,
+        Verb::RunRunbook { check, params } => run_runbook(app, order, (check, params)).await,
         Verb::SetKillSwitch { on } => people::set_kill_switch(app, *on, &order.by)
             .await
             .map(|()| (OrderState::Succeeded, format!("kill switch {}", if *on { "on" } else { "off" }))),
@@ -196,7 +199,11 @@ async fn run_checks(app: &App, checks: &[CheckId]) -> Result<(OrderState, String
     Ok((OrderState::Succeeded, Value::Object(said).to_string()))
 }
 
-async fn run_runbook(app: &App, order: &Order, check: &CheckId) -> Result<(OrderState, String), heal::HealError> {
+async fn run_runbook(
+    app: &App,
+    order: &Order,
+    (check, params): (&CheckId, &Map<String, Value>),
+) -> Result<(OrderState, String), heal::HealError> {
     let Some(runbook) = app.checks().find(|runbook| runbook.id == *check) else {
         return Ok((OrderState::Refused, format!("no check here is called {check}")));
     };
@@ -214,7 +221,7 @@ async fn run_runbook(app: &App, order: &Order, check: &CheckId) -> Result<(Order
         }
     }
     let who = format!("{} by order {}", order.by, order.id);
-    let Some(proposal) = heal::propose_to(app, &run, &who).await? else {
+    let Some(proposal) = heal::propose_to(app, &run, &who, params).await? else {
         return Ok((OrderState::Refused, "an exception keeps hands off".to_owned()));
     };
     Ok(match heal::apply(app, &run, &proposal).await? {
@@ -262,7 +269,14 @@ pub(super) async fn tell(app: &App, link: &Link) -> Result<(), UplinkError> {
         let signed = app.identity.sign_with_entry(|key| dsse::sign(REPORT, &payload, key, entry.id()));
         let signed = signed.map_err(|error| super::own("report", error))?;
         let signed = Signed { envelope: String::from_utf8_lossy(&signed).into_owned() };
-        let _: Empty = link.post(&format!("/v1/orders/{}", order.id), &signed).await?;
+        match link.post::<Empty>(&format!("/v1/orders/{}", order.id), &signed).await {
+            Ok(Empty {}) => {}
+            // It will not be taken another time either, and others wait behind it.
+            Err(UplinkError::Said { status: status @ (400 | 403 | 404 | 409 | 413 | 422), detail }) => {
+                tracing::error!(order = order.id, status, "the server does not take the report on an order: {detail}");
+            }
+            Err(error) => return Err(error),
+        }
         let (seq, word) = (order.seq, order.state.clone());
         app.store.write(move |tx| tx.told(seq, &word)).await?;
     }

@@ -35,12 +35,17 @@ pub(super) async fn pull(app: &App, link: &Link, kind: BundleKind) -> Result<Pul
         given => given?,
     };
     let held = held(app, kind);
+    let name = format!("{}_number", kind.word());
+    let floor = app.store.read(move |tx| tx.setting(&name)).await?;
+    let floor = floor.and_then(|setting| setting.value.parse::<u64>().ok()).unwrap_or(0);
     let tried = link.about.verify(kind, &given).and_then(|bundle| {
-        let (number, before) = (bundle.manifest.number, held.as_ref().map_or(0, |held| held.number));
+        let number = bundle.manifest.number;
+        // What cannot be verified any more may come again, and nothing older: the number is kept apart from the file.
+        let before = held.as_ref().map_or(0, |held| held.number).max(floor);
         if held.as_ref() == Some(&bundle.announced) {
             return Ok(None);
         }
-        if number <= before && held.is_some() {
+        if number < before || (number == before && held.is_some()) {
             return Err(format!("it is number {number}; {before} is in force, and nothing goes back"));
         }
         app.objection(&bundle).map_or(Ok(Some(bundle)), Err)
@@ -48,7 +53,6 @@ pub(super) async fn pull(app: &App, link: &Link, kind: BundleKind) -> Result<Pul
     let (what, detail, pulled) = match tried {
         Ok(None) => return Ok(Pulled::Same),
         Ok(Some(bundle)) => {
-            enrolled::keep_bundle(app.state_dir(), kind, &given).map_err(UplinkError::Own)?;
             let Announced { number, sha256 } = bundle.announced.clone();
             let detail = json!({"number": number, "sha256": sha256, "madeBy": bundle.manifest.by});
             (format!("{} of the server in force", kind.word()), detail, Pulled::Adopted(bundle.announced))
@@ -60,6 +64,12 @@ pub(super) async fn pull(app: &App, link: &Link, kind: BundleKind) -> Result<Pul
     };
     let detail = detail.as_object().cloned().unwrap_or_default();
     people::from_server(app, &what, detail).await.map_err(|error| own("log", error))?;
+    // Written down before it is in force: nothing is ever in force without a word in the log.
+    if let Pulled::Adopted(announced) = &pulled {
+        let (name, number, now) = (format!("{}_number", kind.word()), announced.number.to_string(), app.clock.now());
+        app.store.write(move |tx| tx.put_setting(&name, &number, "server", now)).await?;
+        enrolled::keep_bundle(app.state_dir(), kind, &given).map_err(UplinkError::Own)?;
+    }
     Ok(pulled)
 }
 
@@ -67,11 +77,11 @@ pub(super) async fn pull(app: &App, link: &Link, kind: BundleKind) -> Result<Pul
 pub(super) async fn take_keys(app: &App, link: &Link, announced: &str) -> Result<(), UplinkError> {
     let keys = announced_keys(&link.about, announced).map_err(UplinkError::Answer)?;
     let about = About { order_keys: keys.iter().map(ToString::to_string).collect(), ..link.about.clone() };
-    enrolled::keep_about(app.state_dir(), &about).map_err(UplinkError::Own)?;
     let ids: Vec<String> = keys.iter().map(|key| key.id().to_string()).collect();
     tracing::info!(?ids, "the keys that sign orders changed");
     let detail = serde_json::Map::from_iter([("keys".to_owned(), json!(about.order_keys))]);
-    people::from_server(app, "keys that sign orders changed", detail).await.map_err(|error| own("log", error))
+    people::from_server(app, "keys that sign orders changed", detail).await.map_err(|error| own("log", error))?;
+    enrolled::keep_about(app.state_dir(), &about).map_err(UplinkError::Own)
 }
 
 fn announced_keys(about: &About, announced: &str) -> Result<Vec<VerifierKey>, String> {

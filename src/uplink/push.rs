@@ -1,14 +1,14 @@
 //! Check-ins, and handing over evidence until nothing waits.
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::pull::held;
 use super::{Link, UplinkError};
 use crate::app::App;
 use crate::crypto::note::Checkpoint;
 use crate::domain::bundle::BundleKind;
-use crate::heal;
+use crate::heal::{self, people};
 use crate::wire::{CheckIn, CheckedIn, LogState, Receipt};
 
 /// Entries handed over at once.
@@ -75,12 +75,24 @@ const AHEAD: SignedDuration = SignedDuration::from_secs(90);
 
 /// Hands over what waits, oldest first, and keeps the receipts; says how many entries the server holds then.
 ///
-/// Where this clock is ahead of the server's by `offset_ms`, entries wait until the server's clock has come to them.
-pub(super) async fn push(app: &App, link: &Link, offset_ms: i64) -> Result<u64, UplinkError> {
+/// Where this clock is ahead of the server's, entries wait until the server's clock has come to them. A server that holds
+/// less than it acknowledged was restored from an older state: it gets again what it lost, and the log says so.
+pub(super) async fn push(app: &App, link: &Link, heard: &CheckedIn) -> Result<u64, UplinkError> {
     let now = app.clock.now();
-    let theirs = now.checked_sub(SignedDuration::from_millis(offset_ms)).unwrap_or(now);
+    let theirs = now.checked_sub(SignedDuration::from_millis(heard.clock_offset_ms)).unwrap_or(now);
     let until = theirs.checked_add(AHEAD).unwrap_or(Timestamp::MAX);
-    let mut from = app.store.read(|tx| tx.cosigned_size()).await?;
+    let acknowledged = app.store.read(|tx| tx.cosigned_size()).await?;
+    let mut from = acknowledged;
+    if heard.log_size < acknowledged {
+        tracing::error!(holds = heard.log_size, acknowledged, "the server lost entries it had acknowledged");
+        let detail = Map::from_iter([
+            ("holds".to_owned(), json!(heard.log_size)),
+            ("acknowledged".to_owned(), json!(acknowledged)),
+        ]);
+        let what = "the server lost entries it had acknowledged; they are handed over again";
+        people::from_server(app, what, detail).await.map_err(|error| super::own("log", error))?;
+        from = heard.log_size;
+    }
     loop {
         let batch = app.store.read(move |tx| tx.outgoing(from, BATCH, until)).await?;
         let Some(batch) = batch else { return Ok(from) };

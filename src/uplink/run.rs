@@ -117,7 +117,7 @@ pub async fn once(app: &App) -> Result<Known, UplinkError> {
     let link = Link::open(app.state_dir())?;
     let mut told = None;
     let heard = push::check_in(app, &link, &mut told).await?;
-    let held = push::push(app, &link, heard.clock_offset_ms).await?;
+    let held = push::push(app, &link, &heard).await?;
     // Once more, so that the server knows that nothing waits.
     push::check_in(app, &link, &mut told).await?;
     Ok(Known { url: link.url().to_owned(), site: link.site().clone(), appliance: link.appliance().clone(), held })
@@ -135,17 +135,20 @@ async fn converse(
         memory.recovered = true;
     }
     let heard = push::check_in(app, link, &mut memory.told).await?;
+    // Evidence that is not taken just now keeps neither certificates nor orders waiting: a stop must come through.
+    hand_over(app, link, &heard).await;
+    if let Err(error) = orders::tell(app, link).await {
+        tracing::warn!("reports on orders wait: {error}");
+    }
+    let next = renewed(app, link, &heard, memory).await?;
+    if next != Next::Again {
+        hand_over(app, link, &heard).await;
+        return Ok(next);
+    }
     if heard.rolled_back {
         // It would take orders it has used before; a person has to look first.
         rest(app.config().agent.check_in.0, stop).await;
         return Ok(Next::Again);
-    }
-    push::push(app, link, heard.clock_offset_ms).await?;
-    orders::tell(app, link).await?;
-    let next = renewed(app, link, &heard, memory).await?;
-    if next != Next::Again {
-        push::push(app, link, heard.clock_offset_ms).await?;
-        return Ok(next);
     }
     let until = Instant::now() + app.config().agent.check_in.0.mul_f64(0.9 + 0.2 * chance());
     while Instant::now() < until && !*stop.borrow() {
@@ -169,7 +172,7 @@ async fn converse(
         let dealt = tokio::task::spawn_blocking(move || runtime.block_on(orders::deal(&own, &its, (fetched, refused))));
         let (after, refused) = dealt.await.map_err(|error| super::own("orders", error))??;
         memory.orders = refused;
-        push::push(app, link, heard.clock_offset_ms).await?;
+        hand_over(app, link, &heard).await;
         match after {
             orders::After::Nothing => {}
             orders::After::Connect => return Ok(Next::Connect),
@@ -177,6 +180,13 @@ async fn converse(
         }
     }
     Ok(Next::Again)
+}
+
+/// Hands over what waits; what is not taken waits for the next time.
+async fn hand_over(app: &App, link: &Link, heard: &CheckedIn) {
+    if let Err(error) = push::push(app, link, heard).await {
+        tracing::warn!("evidence waits: {error}");
+    }
 }
 
 /// Takes over what the server announced: keys, then a certificate, then content and configuration.
@@ -189,6 +199,9 @@ async fn renewed(app: &App, link: &Link, heard: &CheckedIn, memory: &mut Memory)
         enrol::renew(app.state_dir(), link).await?;
         tracing::info!("the client certificate was renewed");
         return Ok(Next::Connect);
+    }
+    if heard.rolled_back {
+        return Ok(Next::Again);
     }
     let mut reload = false;
     for (kind, announced) in [(BundleKind::Content, &heard.content), (BundleKind::Config, &heard.config)] {

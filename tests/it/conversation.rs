@@ -512,3 +512,149 @@ fn a_clock_that_is_ahead_delays_evidence_and_loses_none_of_it() {
     });
     assert_eq!(fleet.appliance(&lee)["held"], 1);
 }
+
+/// Asks the server with an appliance's client certificate: the status.
+fn as_appliance(fleet: &Fleet, client: &std::path::Path, path: &str) -> String {
+    let asked = std::process::Command::new("curl")
+        .args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"])
+        .arg(fleet.place.dir.path().join("fleet/keys/ca.pem"))
+        .args(["--cert", &client.display().to_string(), "--key", &client.display().to_string()])
+        .arg(format!("https://localhost:{}{path}", fleet.port))
+        .output()
+        .unwrap();
+    stdout(&asked)
+}
+
+/// Asks for an order that needs a second person, who says yes; how it ended.
+fn ordered_by_two(fleet: &Fleet, verb: &str) -> (String, String) {
+    let (lee, ortiz) = (fleet.person("lee", "admin"), fleet.person("ortiz", "admin"));
+    let body = format!(r#"{{"verb": {verb}, "target": ["clinic/this-host"], "reason": "a test"}}"#);
+    let (status, request) = fleet.ask("POST", "/api/orders", &lee, Some(&body));
+    assert_eq!((status, &request["state"]), (200, &"waiting".into()), "{request}");
+    let id = request["id"].as_str().unwrap();
+    let yes = fleet.ask("POST", &format!("/api/orders/{id}/decision"), &ortiz, Some(r#"{"approve": true}"#));
+    assert_eq!(yes.0, 200, "{}", yes.1);
+    let over = ["succeeded", "failed", "refused", "expired"];
+    until("the order is over", || over.contains(&fleet.order(&lee, id).0.as_str()));
+    fleet.order(&lee, id)
+}
+
+#[test]
+fn a_new_client_certificate_ends_the_one_before() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("observe");
+    let fleet = Fleet::start_for(&appliance);
+    fleet.place.ok(&["site", "add", "clinic", "--name", "Elm Street", "--by", "ops"]);
+    let config = appliance.dir.path().join("malachor.toml");
+    let mut enroll = std::process::Command::new(env!("CARGO_BIN_EXE_malachor"))
+        .args(["enroll", "-", "--config", &config.display().to_string()])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut enroll.stdin.take().unwrap(), format!("{}\n", fleet.token(false)).as_bytes())
+        .unwrap();
+    assert!(enroll.wait().unwrap().success(), "the token comes by standard input");
+    let client = appliance.dir.path().join("state/server/client.pem");
+    let stolen = appliance.dir.path().join("stolen.pem");
+    std::fs::copy(&client, &stolen).unwrap();
+    assert_eq!(as_appliance(&fleet, &stolen, "/v1/log"), "200");
+    let _agent = Agent(start(&appliance, &["agent"]));
+    let (state, say) = ordered_by_two(&fleet, r#"{"do": "rotate_keys"}"#);
+    assert_eq!((state.as_str(), say.as_str()), ("succeeded", "the client certificate has a new key"));
+    until("the old one ends", || as_appliance(&fleet, &stolen, "/v1/log") == "401");
+    assert_eq!(as_appliance(&fleet, &client, "/v1/log"), "200");
+}
+
+#[test]
+fn what_two_people_signed_is_what_runs() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("heal");
+    crate::place::change(&appliance, "remediate:", "params:\n  word: { type: string, default: good }\nremediate:");
+    crate::place::change(
+        &appliance,
+        "content: '{\"state\": \"good\"}'",
+        "content: '{\"state\": \"good\", \"by\": \"{{ params.word }}\"}'",
+    );
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let _agent = Agent(start(&appliance, &["agent"]));
+    until("the agent checked", || stdout(&appliance.run(&["evidence", "list"])).contains(FILE));
+    appliance.write("facts.json", "{\"state\": \"bad\"}");
+    let verb = format!(r#"{{"do": "run_runbook", "check": "{FILE}", "params": {{"word": "lee"}}}}"#);
+    let (state, say) = ordered_by_two(&fleet, &verb);
+    assert_eq!(state, "succeeded", "{say}");
+    assert!(facts(&appliance).contains("\"by\": \"lee\""), "{}", facts(&appliance));
+}
+
+#[test]
+fn a_stop_comes_through_while_evidence_cannot_be_kept() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("observe");
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    let worm = fleet.place.dir.path().join("fleet/worm");
+    std::fs::rename(&worm, worm.with_extension("away")).unwrap();
+    std::fs::write(&worm, "in the way").unwrap();
+    let _agent = Agent(start(&appliance, &["agent"]));
+    until("evidence waits", || log(&appliance).contains("evidence waits"));
+    let (state, say) = fleet.ordered(&lee, r#"{"do": "set_kill_switch", "on": true}"#);
+    assert_eq!((state.as_str(), say.as_str()), ("succeeded", "kill switch on"));
+    std::fs::remove_file(&worm).unwrap();
+    std::fs::rename(worm.with_extension("away"), &worm).unwrap();
+    until("it is handed over", || fleet.appliance(&lee)["held"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_server_from_an_older_backup_gets_again_what_it_lost() {
+    if !has_curl() {
+        return;
+    }
+    let appliance = quick("observe");
+    let mut fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    let dir = fleet.place.dir.path().join("fleet");
+    let agent = Agent(start(&appliance, &["agent"]));
+    let diagnose = |fleet: &Fleet| fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0;
+    assert_eq!(diagnose(&fleet), "succeeded");
+    drop(agent);
+    fleet.kill();
+    let files = ["fleet.db", "fleet.db-wal", "fleet.db-shm"];
+    let copy = |to: &std::path::Path, from: &std::path::Path| {
+        for file in files {
+            std::fs::remove_file(to.join(file)).ok();
+            if from.join(file).exists() {
+                std::fs::copy(from.join(file), to.join(file)).unwrap();
+            }
+        }
+    };
+    let backup = fleet.place.dir.path().join("backup");
+    std::fs::create_dir(&backup).unwrap();
+    copy(&backup, &dir);
+    fleet.again();
+    let agent = Agent(start(&appliance, &["agent"]));
+    assert_eq!(diagnose(&fleet), "succeeded");
+    assert_eq!(diagnose(&fleet), "succeeded");
+    until("all is held", || fleet.appliance(&lee)["outbox"] == 0);
+    let held = fleet.appliance(&lee)["held"].as_u64().unwrap();
+    drop(agent);
+    fleet.kill();
+    copy(&dir, &backup);
+    fleet.again();
+    assert!(fleet.appliance(&lee)["held"].as_u64() < Some(held));
+    let _agent = Agent(start(&appliance, &["agent"]));
+    until("it has all again", || fleet.appliance(&lee)["held"].as_u64() > Some(held));
+    assert_eq!(diagnose(&fleet), "succeeded", "orders go on after those that were used");
+    let (_, trail) = fleet.ask("GET", "/api/audit", &lee, None);
+    assert!(trail.to_string().contains("server.behind"), "{trail}");
+    let said = stdout(&appliance.run(&["--json", "evidence", "list"]));
+    assert!(said.contains("the server lost entries it had acknowledged"), "{said}");
+}

@@ -165,6 +165,49 @@ async fn a_token_enrols_one_appliance_once(fleet: &Fleet) {
     assert_eq!(enrol(fleet, 4, "04", "other").await.unwrap_err().kind(), Kind::Refused, "not with other keys");
     enrol(fleet, 5, "05", "first").await.unwrap();
     assert_eq!(fleet.read(|sql| Box::pin(sites::revoked(sql, later(3)))).await.unwrap(), ["01"]);
+    // Asked where it cannot change any more: a certificate that was revoked meanwhile renews nothing.
+    let may = |serial: &'static str| {
+        fleet.write(move |sql| Box::pin(async move { sites::may_go_on(sql, &north(), &desk(), serial).await }))
+    };
+    assert!(may("05").await.is_ok());
+    assert_eq!(may("01").await.unwrap_err().kind(), Kind::Refused);
+    assert_eq!(may("77").await.unwrap_err().kind(), Kind::Refused, "nobody issued it");
+    // The first use of a newer one ends the older.
+    let ended = fleet.write(|sql| {
+        Box::pin(async move {
+            sites::add_certificate(sql, &north(), &desk(), &certificate("06"), later(2)).await?;
+            assert_eq!(sites::replace_older(sql, &north(), &desk(), "05", later(3)).await?, 0);
+            sites::replace_older(sql, &north(), &desk(), "06", later(3)).await
+        })
+    });
+    assert_eq!(ended.await.unwrap(), 1);
+    assert_eq!(may("05").await.unwrap_err().kind(), Kind::Refused);
+    assert!(may("06").await.is_ok());
+    // Who is not listened to any more stays so, whatever is said on an open connection.
+    let state = fleet.write(|sql| {
+        Box::pin(async move {
+            sites::revoke(sql, &north(), &desk(), later(3)).await?;
+            sites::roll_back(sql, &north(), &desk()).await?;
+            let state = sites::appliance(sql, &north(), &desk()).await?.map(|one| one.state);
+            let last = LastSeen {
+                at: later(3),
+                version: "0.2.0".into(),
+                order_keys: Vec::new(),
+                order_seq: 0,
+                clock_offset_ms: 0,
+                outbox_depth: 0,
+                log_size: 0,
+                posture: None,
+                inventory: None,
+            };
+            Ok((state, sites::check_in(sql, &north(), &desk(), &last).await.is_err()))
+        })
+    });
+    assert_eq!(state.await.unwrap(), (Some(ApplianceState::Revoked), true));
+    assert_eq!(may("06").await.unwrap_err().kind(), Kind::Refused);
+    let back = fleet
+        .write(|sql| Box::pin(async move { sites::set_state(sql, &north(), &desk(), ApplianceState::Active).await }));
+    back.await.unwrap();
 }
 
 async fn an_appliance_says_how_it_is(fleet: &Fleet) {

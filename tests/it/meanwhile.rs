@@ -205,7 +205,7 @@ fn a_log_that_is_written_to_verifies() {
     place.ok(&["check", "run", FILE]);
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| {
-            for _ in 0..40 {
+            for _ in 0..15 {
                 place.ok(&["mode", "observe", "--by", "lee"]);
             }
         });

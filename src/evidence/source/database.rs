@@ -187,6 +187,7 @@ fn escaped(path: &Path) -> String {
 }
 
 /// Copies the database and its WAL as they were at one moment.
+#[expect(clippy::disallowed_methods, reason = "verifying is work for a whole thread")]
 fn private_copy(path: &Path) -> Result<TempDir, SourceError> {
     let private = fs::Permissions::from_mode(0o700);
     let builder = tempfile::Builder::new().prefix("malachor-verify-").permissions(private).tempdir();

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::crypto::dsse;
 use crate::domain::bundle::{BUNDLE, BundleKind};
 use crate::fleet::sites::{self, ApplianceState, LastSeen, Standing};
-use crate::fleet::{BoxFuture, bundles};
+use crate::fleet::{BoxFuture, bundles, orders};
 use crate::server::authority::Identity;
 use crate::server::problem::Problem;
 use crate::server::router::{Answer, Ask};
@@ -50,11 +50,15 @@ pub(super) fn check_in(state: Arc<State>, ask: Ask, identity: Identity) -> Reply
             let (said, who) = (said.clone(), who.clone());
             Box::pin(async move { sites::check_in(sql, &who.site, &who.appliance, &said).await })
         });
+        settle(&state, &identity, now).await?;
         let Standing { state: known, order_seq, holds: log_size, acknowledged } = checked_in.await?;
         // It had these entries, or had used these orders, when it was here before.
         let less = last.log_size < log_size || last.order_seq < acknowledged;
         if less && known != ApplianceState::RolledBack {
             rolled_back(&state, &identity, &last, log_size).await?;
+        }
+        if last.order_seq > order_seq {
+            behind(&state, &identity, &last, order_seq).await?;
         }
         let rolled_back = less || known == ApplianceState::RolledBack;
         Answer::json(&CheckedIn {
@@ -93,6 +97,49 @@ pub(super) fn bundle(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
     })
 }
 
+/// The first time a certificate is used here, the appliance's older ones end: a stolen one does not outlive a renewal.
+async fn settle(state: &Arc<State>, identity: &Identity, now: Timestamp) -> Result<(), Problem> {
+    if state.is_settled(&identity.serial) {
+        return Ok(());
+    }
+    let who = identity.clone();
+    let ended = state.fleet.write(move |sql| {
+        let who = who.clone();
+        Box::pin(async move {
+            let ended = sites::replace_older(sql, &who.site, &who.appliance, &who.serial, now).await?;
+            if ended > 0 {
+                let name = format!("{}/{}", who.site, who.appliance);
+                let detail = json!({"by": who.serial, "ended": ended});
+                let actor = format!("appliance:{name}");
+                audited(sql, (who.site.as_str(), now), (&actor, "certificate.replace", &name), detail).await?;
+            }
+            Ok(ended)
+        })
+    });
+    if ended.await? > 0 {
+        state.read_revoked().await?;
+    }
+    state.settle(&identity.serial);
+    Ok(())
+}
+
+/// The appliance has used places of its sequence that this server never gave out: the server was restored from an older
+/// state. It goes on after them, and says so.
+async fn behind(state: &Arc<State>, identity: &Identity, last: &LastSeen, given: u64) -> Result<(), Problem> {
+    tracing::error!(site = %identity.site, appliance = %identity.appliance, given, used = last.order_seq, "the server was restored from an older state");
+    let (who, at, used) = (identity.clone(), last.at, last.order_seq);
+    let written = state.fleet.write(move |sql| {
+        let who = who.clone();
+        Box::pin(async move {
+            orders::go_on_after(sql, &who.site, &who.appliance, used).await?;
+            let name = format!("{}/{}", who.site, who.appliance);
+            let detail = json!({"orderSeq": used, "given": given});
+            audited(sql, (who.site.as_str(), at), (&format!("appliance:{name}"), "server.behind", &name), detail).await
+        })
+    });
+    Ok(written.await?)
+}
+
 /// From now on it gets no orders, until a person looks.
 async fn rolled_back(
     state: &Arc<State>,
@@ -106,7 +153,7 @@ async fn rolled_back(
         let (who, detail) = (who.clone(), detail.clone());
         Box::pin(async move {
             let (site, id) = (&who.site, &who.appliance);
-            sites::set_state(sql, site, id, ApplianceState::RolledBack).await?;
+            sites::roll_back(sql, site, id).await?;
             let name = format!("{site}/{id}");
             let actor = format!("appliance:{name}");
             audited(sql, (site.as_str(), at), (&actor, "appliance.rolled_back", &name), detail).await

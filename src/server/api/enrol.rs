@@ -119,6 +119,8 @@ pub(super) fn renew(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
             .write(move |sql| {
                 let (kept, who) = (kept.clone(), who.clone());
                 Box::pin(async move {
+                    // Asked once more, in here: between the gate and this the appliance may have been revoked.
+                    sites::may_go_on(sql, &who.site, &who.appliance, &who.serial).await?;
                     sites::add_certificate(sql, &who.site, &who.appliance, &kept, now).await?;
                     let name = format!("{}/{}", who.site, who.appliance);
                     let detail = json!({"serial": kept.serial, "replaces": who.serial});
