@@ -101,7 +101,7 @@ impl Stage {
         let port = free_port();
         let config = dir.path().join("malachor.toml");
         let text = format!(
-            "role = \"server\"\n[site]\nid = \"operator\"\noperator_domain = \"bench.example\"\n[server]\nlisten = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\nstate_dir = \"{}\"\n{store}",
+            "role = \"server\"\n[site]\nid = \"operator\"\noperator_domain = \"bench.example\"\n[server]\nlisten = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\nconnections_per_address = 0\nstate_dir = \"{}\"\n{store}",
             folder.display()
         );
         std::fs::write(&config, text).expect("a configuration");

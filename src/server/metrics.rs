@@ -37,6 +37,8 @@ pub struct Metrics {
     pub rejected: Family<Word, Counter>,
     /// Connections now.
     pub connections: Gauge,
+    /// Connections closed because an address, an appliance or all strangers had too many.
+    pub crowded: Family<Word, Counter>,
     /// When each background loop last did its work, seconds of the epoch.
     pub loops: Family<Word, Gauge>,
     /// Whether the limiter counts in this process alone although it should not.
@@ -48,6 +50,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("malachor_server");
         let (requests, limited, rejected) = (Family::default(), Family::default(), Family::default());
+        let crowded = Family::default();
         let (entries, connections, loops, degraded) =
             (Counter::default(), Gauge::default(), Family::default(), Gauge::default());
         registry.register("requests", "Requests by class and status", requests.clone());
@@ -55,9 +58,10 @@ impl Metrics {
         registry.register("entries", "Entries of evidence taken in", entries.clone());
         registry.register("rejected", "Evidence not taken, by reason", rejected.clone());
         registry.register("connections", "Connections now", connections.clone());
+        registry.register("crowded", "Connections closed because their like had too many", crowded.clone());
         registry.register("loop_last_success_seconds", "When a background loop last did its work", loops.clone());
         registry.register("limiter_degraded", "1 while limits are counted in this process alone", degraded.clone());
-        Self { registry, requests, limited, entries, rejected, connections, loops, limiter_degraded: degraded }
+        Self { registry, requests, limited, entries, rejected, connections, crowded, loops, limiter_degraded: degraded }
     }
 
     /// A background loop did its work.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::{SignedDuration, Timestamp};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::authority::Authority;
 use super::keys::ServerKeys;
@@ -56,6 +56,7 @@ pub struct State {
     revoked: RwLock<BTreeSet<String>>,
     revoked_read_at: AtomicI64,
     bundles: RwLock<BTreeMap<(BundleKind, Option<SiteId>), Announced>>,
+    stopping: watch::Sender<bool>,
 }
 
 /// Why the server cannot start; each names the setting.
@@ -103,7 +104,19 @@ impl State {
             revoked: RwLock::default(),
             revoked_read_at: AtomicI64::new(i64::MIN),
             bundles: RwLock::default(),
+            stopping: watch::Sender::new(false),
         })
+    }
+
+    /// Tells whoever waits that the server stops.
+    pub(super) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Waits until the server is told to stop.
+    pub async fn stopped(&self) {
+        // An error would say that nobody can tell any more, and this one can.
+        self.stopping.subscribe().wait_for(|stop| *stop).await.map(drop).ok();
     }
 
     /// What signs orders and heads.
