@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod authority;
+mod bodies;
 pub mod enrolment;
 mod gate;
 pub mod intake;
