@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::state::State;
-use crate::fleet::orders;
+use crate::fleet::{logs, orders};
 
 /// How often each loop comes round.
 const EVERY: Duration = Duration::from_secs(1);
@@ -47,6 +47,10 @@ pub(super) fn spawn(state: &Arc<State>) -> JoinSet<()> {
             match expiring.fleet.write(move |sql| Box::pin(orders::expire(sql, now))).await {
                 Ok(_) => expiring.metrics.did("order_expiry", now),
                 Err(error) => tracing::warn!("orders cannot be expired: {error}"),
+            }
+            match expiring.fleet.look(|sql| Box::pin(logs::quarantined(sql))).await {
+                Ok(rows) => drop(expiring.metrics.quarantined.set(i64::try_from(rows).unwrap_or(i64::MAX))),
+                Err(error) => tracing::warn!("what is in quarantine cannot be counted: {error}"),
             }
             tokio::time::sleep(10 * EVERY).await;
         }

@@ -30,6 +30,9 @@ use crate::net::http::Http;
 use crate::net::tls;
 use crate::wire::Announced;
 
+/// Held by one at a time.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 /// Everything a request needs.
 #[derive(Debug)]
 pub struct State {
@@ -53,6 +56,7 @@ pub struct State {
     pub metrics: Metrics,
     keys: RwLock<Arc<ServerKeys>>,
     waiting: Mutex<BTreeMap<(SiteId, ApplianceId), Arc<Notify>>>,
+    taking: Mutex<BTreeMap<(SiteId, ApplianceId), Turn>>,
     revoked: RwLock<BTreeSet<String>>,
     revoked_read_at: AtomicI64,
     bundles: RwLock<BTreeMap<(BundleKind, Option<SiteId>), Announced>>,
@@ -101,6 +105,7 @@ impl State {
             metrics: Metrics::new(),
             clock,
             waiting: Mutex::default(),
+            taking: Mutex::default(),
             revoked: RwLock::default(),
             revoked_read_at: AtomicI64::new(i64::MIN),
             bundles: RwLock::default(),
@@ -140,6 +145,12 @@ impl State {
     pub fn bell(&self, site: &SiteId, appliance: &ApplianceId) -> Arc<Notify> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(waiting.entry((site.clone(), appliance.clone())).or_default())
+    }
+
+    /// Held by whoever takes evidence of an appliance in: one batch of a log at a time.
+    pub fn taking(&self, site: &SiteId, appliance: &ApplianceId) -> Turn {
+        let mut taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(taking.entry((site.clone(), appliance.clone())).or_default())
     }
 
     /// Rings an appliance's bell.

@@ -2,12 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::caller::{Caller, on_runtime};
 use crate::enrolled::Enrolled;
-use crate::serving::Fleet;
+use crate::place::stdout;
+use crate::serving::{Fleet, has_curl};
 
 fn authority(fleet: &Fleet) -> PathBuf {
     fleet.place.dir.path().join("fleet/keys/ca.pem")
@@ -94,5 +98,167 @@ fn a_server_stops_at_once_while_appliances_wait_for_orders() {
             let said = answer.await.unwrap();
             assert_eq!((said.status, said.text.trim()), (200, r#"{"orders":[]}"#));
         }
+    });
+}
+
+/// Sends a large body slowly.
+struct Slow(Child);
+
+impl Slow {
+    fn start(fleet: &Fleet, appliance: &Enrolled) -> Self {
+        let dir = fleet.place.dir.path();
+        let (certificate, key) = appliance.pem();
+        std::fs::write(dir.join("slow.pem"), format!("{certificate}{key}")).unwrap();
+        std::fs::write(dir.join("large"), vec![b'x'; 1024 * 1024]).unwrap();
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--limit-rate", "20K", "-H", "Expect:", "-X", "POST", "--data-binary"]);
+        curl.arg(format!("@{}", dir.join("large").display())).arg("--cacert").arg(authority(fleet));
+        curl.arg("--cert").arg(dir.join("slow.pem")).arg(format!("https://localhost:{}/v1/evidence", fleet.port));
+        Self(curl.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).ok();
+    }
+}
+
+#[test]
+fn an_appliance_has_two_large_bodies_under_way() {
+    if !has_curl() {
+        return;
+    }
+    on_runtime(async {
+        let fleet = Fleet::start();
+        let mut appliance = Enrolled::new("clinic", "front");
+        let (its, _) = enrol(&fleet, &mut appliance).await;
+        let slow = [Slow::start(&fleet, &appliance), Slow::start(&fleet, &appliance)];
+        let begun = Instant::now();
+        while its.ask("POST", "/v1/evidence", "x").await.unwrap().status != 503 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "a third one is taken");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let said = its.ask("POST", "/v1/check-in", &Enrolled::check_in(0)).await.unwrap();
+        assert_eq!(said.status, 200, "small ones need no room: {said:?}");
+        drop(slow);
+        let begun = Instant::now();
+        while its.ask("POST", "/v1/evidence", "x").await.unwrap().status == 503 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "their room is not free again");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+}
+
+/// A body whose first line has a signature of nobody.
+fn forged(batch: &str, mark: char) -> String {
+    let at = batch.find("\"sig\":\"").unwrap() + 7;
+    let mut bytes = batch.as_bytes().to_vec();
+    bytes[at] = if bytes[at] == mark as u8 { b'z' } else { mark as u8 };
+    String::from_utf8(bytes).unwrap()
+}
+
+fn acts(trail: &Value, act: &str) -> usize {
+    trail.as_array().unwrap().iter().filter(|row| row["act"] == act).count()
+}
+
+#[test]
+fn only_what_an_appliance_signed_is_kept_and_not_without_end() {
+    on_runtime(async {
+        let fleet = Fleet::start();
+        let mut appliance = Enrolled::new("clinic", "front");
+        let (its, lee) = enrol(&fleet, &mut appliance).await;
+        let ask = async |path: &str| lee.ask("GET", path, "").await.unwrap().json();
+        let post = async |body: &str| its.ask("POST", "/v1/evidence", body).await.unwrap();
+        let log = appliance.log().await;
+        log.grow(5).await;
+        let batch = log.batch(0, 100).await.unwrap();
+        // Signed by nobody, before and after the server holds entries of that place.
+        let said = post(&forged(&batch, 'A')).await;
+        assert!(said.status == 422 && said.text.contains("BAD_SIGNATURE"), "{said:?}");
+        assert_eq!(post(&batch).await.status, 200);
+        for mark in ['B', 'C', 'D', 'E'] {
+            let said = post(&forged(&batch, mark)).await;
+            assert!(said.status == 422 && said.text.contains("BAD_SIGNATURE"), "{said:?}");
+        }
+        assert_eq!(ask("/stats").await["quarantined"], 0, "it proves nothing");
+        assert_eq!(acts(&ask("/api/audit").await, "evidence.reject"), 1, "once a day");
+        assert_eq!(ask("/api/appliances").await[0]["state"], "active");
+
+        // Signed, and another story.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let other = appliance.log().await;
+        for kept in 1..=22_u64 {
+            let said = post(&other.batch(0, 100).await.unwrap()).await;
+            assert!(said.status == 422 && said.text.contains("FORK"), "{said:?}");
+            assert_eq!(ask("/stats").await["quarantined"], kept.min(20));
+            other.grow(1).await;
+        }
+        assert_eq!(ask("/api/appliances").await[0]["state"], "rolled_back", "it gets no orders");
+        let trail = ask("/api/audit?limit=500").await;
+        assert_eq!((acts(&trail, "appliance.rolled_back"), acts(&trail, "evidence.quarantine")), (1, 20), "{trail}");
+        assert_eq!(acts(&trail, "evidence.reject"), 1);
+
+        let listed = stdout(&fleet.place.run(&["--json", "quarantine", "list"]));
+        let first: Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+        assert_eq!((&first["reason"], &first["appliance"]), (&"FORK".into(), &"clinic/front".into()));
+        let out = fleet.place.dir.path().join("out");
+        fleet.place.ok(&["quarantine", "export", &first["id"].to_string(), "--out", &out.display().to_string()]);
+        let proof = std::fs::read_to_string(&out).unwrap();
+        let line = other.lines().await[0].clone();
+        assert!(proof.starts_with(&format!("{line}\n\n")), "{proof}");
+        assert!(proof.contains("/malachor/witness "), "and what the server cosigned: {proof}");
+        assert_eq!(proof.len() as u64, first["bytes"].as_u64().unwrap());
+        assert!(!fleet.place.run(&["quarantine", "export", "99", "--out", "/dev/null"]).status.success());
+    });
+}
+
+fn files(dir: &Path) -> usize {
+    let Ok(all) = std::fs::read_dir(dir) else { return 0 };
+    all.map(|one| one.unwrap().path()).map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
+}
+
+#[test]
+fn nothing_lies_in_worm_that_no_log_leads_to() {
+    on_runtime(async {
+        let fleet = Fleet::start();
+        let mut appliance = Enrolled::new("clinic", "front");
+        let (its, _) = enrol(&fleet, &mut appliance).await;
+        let (log, dir) = (appliance.log().await, fleet.place.dir.path().join("fleet"));
+        let mut bodies = Vec::new();
+        for _ in 0..6 {
+            log.grow(20).await;
+            bodies.push(log.batch(0, 1000).await.unwrap());
+        }
+        let mut posts = tokio::task::JoinSet::new();
+        for body in bodies {
+            let its = its.clone();
+            posts.spawn(async move {
+                let begun = Instant::now();
+                // Two large bodies at a time; the others, whose bodies are not even read, come again.
+                while !its.ask("POST", "/v1/evidence", &body).await.is_ok_and(|said| [200, 409].contains(&said.status))
+                {
+                    assert!(begun.elapsed() < Duration::from_secs(30));
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            });
+        }
+        posts.join_all().await;
+        let database = rusqlite::Connection::open(dir.join("fleet.db")).unwrap();
+        let segments = || database.query_row("SELECT count(*) FROM segment", [], |row| row.get::<_, usize>(0)).unwrap();
+        assert_eq!(files(&dir.join("worm/v1")), segments(), "each object is a log's");
+
+        // What cannot stand in a column is told before anything is written.
+        let before = segments();
+        let from = log.size().await;
+        log.grow(1).await;
+        let next = log.batch(from, 10).await.unwrap();
+        let (line, head) = next.split_once("\n\n").unwrap();
+        for word in ["a\\u0000b", &"long".repeat(17)] {
+            let line = appliance.resealed(line, ("\"outcome\":\"pass\"", &format!("\"outcome\":\"{word}\"")));
+            let said = its.ask("POST", "/v1/evidence", &format!("{line}\n\n{head}")).await.unwrap();
+            assert!(said.status == 422 && said.text.contains("outcome"), "{said:?}");
+        }
+        assert_eq!((files(&dir.join("worm/v1")), segments()), (before, before));
     });
 }
