@@ -15,6 +15,7 @@ pub mod keys;
 mod listen;
 pub mod metrics;
 pub mod openapi;
+mod own;
 pub mod problem;
 pub mod publish;
 pub mod router;

@@ -10,6 +10,8 @@ use crate::fleet::{logs, orders};
 
 /// How often each loop comes round.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often the server looks whether its certificate must be renewed; half of its life is left then.
+const DAY: Duration = Duration::from_hours(24);
 /// How often replicas look whether another one queued something.
 const LOOK: Duration = Duration::from_millis(150);
 
@@ -28,6 +30,16 @@ pub(super) fn spawn(state: &Arc<State>) -> JoinSet<()> {
             }
             revoked.metrics.limiter_degraded.set(i64::from(revoked.limiter.is_degraded()));
             tokio::time::sleep(EVERY).await;
+        }
+    });
+    let own = Arc::clone(state);
+    loops.spawn(async move {
+        loop {
+            tokio::time::sleep(DAY).await;
+            match own.renew_own().await {
+                Ok(()) => own.metrics.did("own_certificate", own.clock.now()),
+                Err(error) => tracing::error!("the server's certificate cannot be renewed: {error}"),
+            }
         }
     });
     let bundles = Arc::clone(state);

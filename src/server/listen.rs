@@ -21,7 +21,9 @@ use tokio_rustls::server::TlsStream;
 use super::authority::{Identity, identity};
 use super::gate::{Gate, Peer};
 use super::metrics::Word;
+use super::own::Shown;
 use super::state::{StartError, State};
+use crate::host::FileLock;
 use crate::net::tls::provider;
 use places::{Places, Seat};
 use prompt::Prompt;
@@ -45,11 +47,14 @@ pub struct Listening {
     state: Arc<State>,
     accepting: JoinSet<()>,
     _loops: JoinSet<()>,
+    _alone: Option<FileLock>,
 }
 
 impl Listening {
     pub(super) async fn start(state: Arc<State>, loops: JoinSet<()>) -> Result<Self, StartError> {
         let wrong = |what: &str, error: &dyn std::fmt::Display| StartError(format!("{what}: {error}"));
+        let alone = alone(&state)?;
+        state.renew_own().await?;
         let acceptor = acceptor(&state)?;
         allow_files(state.config.connections);
         let listen = state.config.listen;
@@ -58,7 +63,7 @@ impl Listening {
         let address = listener.local_addr().map_err(|error| wrong("server.listen", &error))?;
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, acceptor, Arc::new(Gate::new(Arc::clone(&state)))));
-        Ok(Self { address, state, accepting, _loops: loops })
+        Ok(Self { address, state, accepting, _loops: loops, _alone: alone })
     }
 
     /// Where it listens.
@@ -74,12 +79,20 @@ impl Listening {
     }
 }
 
+/// One server works on an embedded store: two would each answer from what they remember of it. Commands work beside it.
+fn alone(state: &State) -> Result<Option<FileLock>, StartError> {
+    if state.fleet.kind() != "sqlite" {
+        return Ok(None);
+    }
+    let wrong = |why: String| StartError(format!("server.state_dir: {why}"));
+    let dir = &state.config.state_dir;
+    let lock = FileLock::take(&dir.join("server.lock")).map_err(|error| wrong(error.to_string()))?;
+    let taken = || format!("another server works on {}; for several, set server.store.url", dir.display());
+    lock.map(Some).ok_or_else(|| wrong(taken()))
+}
+
 fn acceptor(state: &State) -> Result<TlsAcceptor, StartError> {
     let wrong = |error: &dyn std::fmt::Display| StartError(format!("server.names: {error}"));
-    let (chain, key) = state
-        .authority
-        .own(&state.keys_dir(), &state.config.names, state.clock.now())
-        .map_err(|error| wrong(&error))?;
     let mut roots = RootCertStore::empty();
     roots.add(state.authority.der().clone()).map_err(|error| wrong(&error))?;
     // A certificate is asked for and not demanded: who enrols has none yet, and people come with tokens.
@@ -91,8 +104,7 @@ fn acceptor(state: &State) -> Result<TlsAcceptor, StartError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong(&error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| wrong(&error))?;
+        .with_cert_resolver(Arc::<Shown>::clone(&state.shown));
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

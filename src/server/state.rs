@@ -10,9 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, watch};
 
-use super::authority::Authority;
-use super::keys::ServerKeys;
+use super::authority::{Authority, CA};
+use super::keys::{self, ServerKeys};
 use super::metrics::Metrics;
+use super::own::Shown;
 use super::problem::Problem;
 use crate::app::{Clock, prepare_dir};
 use crate::blob::{self, Bucket, Worm};
@@ -54,6 +55,7 @@ pub struct State {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
+    pub(super) shown: Arc<Shown>,
     keys: RwLock<Arc<ServerKeys>>,
     waiting: Mutex<BTreeMap<(SiteId, ApplianceId), Arc<Notify>>>,
     taking: Mutex<BTreeMap<(SiteId, ApplianceId), Turn>>,
@@ -82,8 +84,15 @@ impl State {
         let keys_dir = config.state_dir.join("keys");
         prepare_dir(&keys_dir).map_err(|error| said("server.state_dir", &error))?;
         let operator_domain = loaded.config.site.operator_domain.clone();
-        let authority = Authority::open(&keys_dir, clock.now()).map_err(|error| said("server.state_dir", &error))?;
+        // Two replicas may start on one folder, and both make what is missing. One whose folder is complete may be read-only.
+        let making = if keys_dir.join(CA).exists() {
+            None
+        } else {
+            Some(keys::lock(&keys_dir).await.map_err(|error| said("server.state_dir", &error))?)
+        };
         let keys = ServerKeys::open(&keys_dir, &operator_domain).map_err(|error| said("server.state_dir", &error))?;
+        let authority = Authority::open(&keys_dir, clock.now()).map_err(|error| said("server.state_dir", &error))?;
+        drop(making);
         let fleet = open_fleet(&config).await?;
         let limiter = open_limiter(&config)?;
         let worm = open_worm(&config).await?;
@@ -103,6 +112,7 @@ impl State {
             keys: RwLock::new(Arc::new(keys)),
             catalog,
             metrics: Metrics::new(),
+            shown: Arc::default(),
             clock,
             waiting: Mutex::default(),
             taking: Mutex::default(),
@@ -131,8 +141,23 @@ impl State {
 
     /// Reads the keys again: a rotation may have begun or ended.
     pub fn read_keys(&self) -> Result<(), crate::crypto::keys::KeyError> {
-        let keys = ServerKeys::open(&self.keys_dir(), &self.operator_domain)?;
+        let keys = ServerKeys::read(&self.keys_dir(), &self.operator_domain)?;
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
+    }
+
+    /// Shows the server's own certificate, made anew where it must be, on all connections from now on.
+    pub async fn renew_own(&self) -> Result<(), StartError> {
+        let wrong = |error: &dyn std::fmt::Display| said("server.names", &error.to_string());
+        let (dir, names, now) = (self.keys_dir(), &self.config.names, self.clock.now());
+        let _making = if self.authority.has_own(&dir, names, now) {
+            None
+        } else {
+            Some(keys::lock(&dir).await.map_err(|error| wrong(&error))?)
+        };
+        let own = self.authority.own(&dir, names, now).map_err(|error| wrong(&error))?;
+        let end = self.shown.show(own).map_err(|error| wrong(&error))?;
+        self.metrics.own_certificate_end.set(end.as_second());
         Ok(())
     }
 

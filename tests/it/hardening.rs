@@ -4,14 +4,24 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::ServerName;
 use serde_json::Value;
+use tokio_rustls::TlsConnector;
+
+use malachor::app::Clock;
+use malachor::config::{Loaded, server::Server};
+use malachor::net::tls::{client, roots};
+use malachor::server::State;
 
 use crate::caller::{Caller, on_runtime};
 use crate::enrolled::Enrolled;
-use crate::place::stdout;
-use crate::serving::{Fleet, has_curl};
+use crate::place::{Place, stdout};
+use crate::serving::{Fleet, has_curl, start};
 
 fn authority(fleet: &Fleet) -> PathBuf {
     fleet.place.dir.path().join("fleet/keys/ca.pem")
@@ -261,4 +271,60 @@ fn nothing_lies_in_worm_that_no_log_leads_to() {
         }
         assert_eq!((files(&dir.join("worm/v1")), segments()), (before, before));
     });
+}
+
+/// Days the clock of the test below is behind.
+static BEHIND: LazyLock<AtomicI64> = LazyLock::new(|| AtomicI64::new(100));
+
+#[test]
+fn the_servers_certificate_is_renewed_while_it_runs() {
+    on_runtime(async {
+        let dir = tempfile::tempdir().unwrap();
+        let behind = || SignedDuration::from_hours(24 * BEHIND.load(Ordering::Relaxed));
+        let clock = Clock::manual(move || Timestamp::now() - behind());
+        let state_dir = dir.path().join("fleet");
+        let config = Server { listen: ([127, 0, 0, 1], 0).into(), state_dir: state_dir.clone(), ..Server::default() };
+        let loaded = Loaded::defaults().with_flag("server", "test", |all| all.server = config);
+        let state = Arc::new(State::open(&loaded, clock).await.unwrap());
+        let listening = malachor::server::start(Arc::clone(&state)).await.unwrap();
+        let tls = TlsConnector::from(client(roots(&state_dir.join("keys/ca.pem")).unwrap(), None).unwrap());
+        let shown = async || {
+            let stream = tokio::net::TcpStream::connect(listening.address()).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let stream = tls.connect(name, stream).await.unwrap();
+            stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+        };
+        let end = || {
+            let text = state.metrics.text();
+            let line = text.lines().find(|line| line.starts_with("malachor_server_own_certificate_end_seconds "));
+            line.unwrap().rsplit_once(' ').unwrap().1.parse::<i64>().unwrap()
+        };
+        let (first, ends) = (shown().await, end());
+        state.renew_own().await.unwrap();
+        assert_eq!(shown().await, first, "it is good for long");
+        BEHIND.store(0, Ordering::Relaxed);
+        state.renew_own().await.unwrap();
+        assert_ne!(shown().await, first, "half of its life is over");
+        assert!(end() > ends + 99 * 24 * 3600, "{} after {ends}", end());
+        listening.stop().await;
+    });
+}
+
+#[test]
+fn a_second_server_on_the_same_folder_is_refused_and_commands_are_not() {
+    let mut fleet = Fleet::start();
+    let (other, dir) = (Place::new(""), fleet.place.dir.path().join("fleet"));
+    other.write(
+        "malachor.toml",
+        &format!(
+            "role = \"server\"\n[site]\nid = \"operator\"\n[server]\nlisten = \"127.0.0.1:0\"\nstate_dir = {dir:?}\n"
+        ),
+    );
+    let status = start(&other, &["server"]).wait().unwrap();
+    let log = std::fs::read_to_string(other.dir.path().join("log")).unwrap();
+    assert!(!status.success() && log.contains("another server works on"), "{log}");
+    other.ok(&["site", "add", "clinic", "--name", "Elm Street", "--by", "ops"]);
+    // A server that was killed holds nothing.
+    fleet.kill();
+    fleet.again();
 }
