@@ -19,6 +19,7 @@ mod own;
 pub mod problem;
 pub mod publish;
 pub mod router;
+mod signs;
 pub mod state;
 
 use std::net::SocketAddr;

@@ -15,6 +15,7 @@ use super::keys::{self, ServerKeys};
 use super::metrics::Metrics;
 use super::own::Shown;
 use super::problem::Problem;
+use super::signs::Signs;
 use crate::app::{Clock, prepare_dir};
 use crate::blob::{self, Bucket, Worm};
 use crate::catalog::Catalog;
@@ -56,6 +57,7 @@ pub struct State {
     /// What is counted.
     pub metrics: Metrics,
     pub(super) shown: Arc<Shown>,
+    pub(super) signs: Signs,
     keys: RwLock<Arc<ServerKeys>>,
     waiting: Mutex<BTreeMap<(SiteId, ApplianceId), Arc<Notify>>>,
     taking: Mutex<BTreeMap<(SiteId, ApplianceId), Turn>>,
@@ -113,6 +115,7 @@ impl State {
             catalog,
             metrics: Metrics::new(),
             shown: Arc::default(),
+            signs: Signs::default(),
             clock,
             waiting: Mutex::default(),
             taking: Mutex::default(),

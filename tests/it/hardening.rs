@@ -21,7 +21,7 @@ use malachor::server::State;
 use crate::caller::{Caller, on_runtime};
 use crate::enrolled::Enrolled;
 use crate::place::{Place, stdout};
-use crate::serving::{Fleet, has_curl, start};
+use crate::serving::{Fleet, has_curl, start, until};
 
 fn authority(fleet: &Fleet) -> PathBuf {
     fleet.place.dir.path().join("fleet/keys/ca.pem")
@@ -308,6 +308,23 @@ fn the_servers_certificate_is_renewed_while_it_runs() {
         assert!(end() > ends + 99 * 24 * 3600, "{} after {ends}", end());
         listening.stop().await;
     });
+}
+
+#[test]
+fn a_server_whose_evidence_store_is_gone_is_not_ready() {
+    if !has_curl() {
+        return;
+    }
+    let fleet = Fleet::start();
+    let worm = fleet.place.dir.path().join("fleet/worm");
+    let ready = || fleet.ask("GET", "/ready", "", None);
+    assert_eq!(ready().0, 200);
+    std::fs::rename(&worm, worm.with_extension("away")).unwrap();
+    until("it says so", || ready().0 == 503);
+    assert_eq!(ready().1["parts"]["worm"], "down");
+    std::fs::rename(worm.with_extension("away"), &worm).unwrap();
+    until("it is ready again", || ready().0 == 200);
+    assert_eq!(files(&worm), 0, "nothing is left of asking");
 }
 
 #[test]
