@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use jiff::{SignedDuration, Timestamp};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, watch};
+use tokio_postgres::config::Host;
 
 use super::authority::{Authority, CA};
 use super::keys::{self, ServerKeys};
@@ -27,7 +28,7 @@ use crate::domain::id::{ApplianceId, SiteId};
 use crate::domain::time::signed;
 use crate::fleet::audit::{self, Audit};
 use crate::fleet::{Fleet, PostgresConnection, Sql, bundles, sites};
-use crate::lock::{Limiter, RedisConnection};
+use crate::lock::{Asked, Limiter, RedisConnection};
 use crate::net::http::Http;
 use crate::net::tls;
 use crate::wire::Announced;
@@ -96,7 +97,7 @@ impl State {
         let authority = Authority::open(&keys_dir, clock.now()).map_err(|error| said("server.state_dir", &error))?;
         drop(making);
         let fleet = open_fleet(&config).await?;
-        let limiter = open_limiter(&config)?;
+        let limiter = open_limiter(&config).await?;
         let worm = open_worm(&config).await?;
         let fingerprint = hex(&authority.fingerprint());
         let claimed = fleet.write(move |sql| {
@@ -278,10 +279,20 @@ fn is_here(url: &str) -> bool {
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let name = if host.starts_with('[') { host.split(']').next() } else { host.split(':').next() };
-    let socket = host.is_empty() && url.contains("host=/");
-    let name = name.unwrap_or_default().trim_start_matches('[');
-    let address = name.parse::<std::net::IpAddr>();
-    socket || name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    is_this_machine(name.unwrap_or_default().trim_start_matches('['))
+}
+
+fn is_this_machine(name: &str) -> bool {
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The same for a database, which may name several hosts, in several ways.
+fn is_database_here(url: &tokio_postgres::Config) -> bool {
+    let here = |host: &Host| match host {
+        Host::Tcp(name) => is_this_machine(name),
+        Host::Unix(_) => true,
+    };
+    url.get_hosts().iter().all(here) && url.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback)
 }
 
 fn in_clear(key: &str) -> StartError {
@@ -297,7 +308,10 @@ pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
         None => crate::fleet::Place::File(config.state_dir.join("fleet.db")),
         Some(url) => {
             let roots = roots("server.store.ca_file", store.ca_file.as_deref())?;
-            if roots.is_none() && !is_here(url) {
+            // Not shown: there may be a password in it.
+            let no_url = |_| said("server.store.url", &"is no URL like postgres://user@host:5432/name");
+            let parsed: tokio_postgres::Config = url.parse().map_err(no_url)?;
+            if roots.is_none() && !is_database_here(&parsed) {
                 return Err(in_clear("server.store.ca_file"));
             }
             crate::fleet::Place::Postgres(PostgresConnection {
@@ -311,17 +325,30 @@ pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
     Fleet::open(place).await.map_err(|error| said("server.store", &error))
 }
 
-fn open_limiter(config: &Config) -> Result<Limiter, StartError> {
+async fn open_limiter(config: &Config) -> Result<Limiter, StartError> {
     let limiter = &config.limiter;
     let Some(url) = &limiter.url else { return Ok(Limiter::memory()) };
+    if !url.starts_with("redis://") && !url.starts_with("rediss://") {
+        return Err(said("server.limiter.url", &"is no URL like redis://host:6379/0"));
+    }
     if !url.starts_with("rediss://") && !is_here(url) {
         return Err(in_clear("server.limiter.url"));
     }
-    let connection = RedisConnection {
-        url: url.clone(),
-        password: secret("server.limiter.password_file", limiter.password_file.as_deref())?,
-        roots: roots("server.limiter.ca_file", limiter.ca_file.as_deref())?,
-    };
+    let roots = roots("server.limiter.ca_file", limiter.ca_file.as_deref())?;
+    if url.starts_with("rediss://") && roots.is_none() {
+        return Err(said("server.limiter.ca_file", &"is needed for rediss: without roots no server is trusted"));
+    }
+    let password = secret("server.limiter.password_file", limiter.password_file.as_deref())?;
+    let connection = RedisConnection { url: url.clone(), password, roots };
+    match Limiter::asked(&connection).await {
+        Ok(()) => {}
+        Err(Asked::Password(why)) => return Err(said("server.limiter.password_file", &why)),
+        Err(Asked::Tls(why)) => return Err(said("server.limiter.ca_file", &why)),
+        Err(Asked::Other(why)) => return Err(said("server.limiter.url", &why)),
+        Err(Asked::Away(why)) => {
+            tracing::warn!("server.limiter: {why}; limits are counted in this process alone until it answers");
+        }
+    }
     Limiter::redis(connection).map_err(|error| StartError(error.to_string()))
 }
 
@@ -332,6 +359,9 @@ pub async fn open_worm(config: &Config) -> Result<Worm, StartError> {
     let place = match &worm.endpoint {
         None => blob::Place::Directory(config.state_dir.join("worm")),
         Some(endpoint) => {
+            if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+                return Err(said("server.worm.endpoint", &"is no URL like https://s3.example"));
+            }
             let roots =
                 roots("server.worm.ca_file", worm.ca_file.as_deref())?.unwrap_or_else(rustls::RootCertStore::empty);
             if !endpoint.starts_with("https://") && !is_here(endpoint) {
@@ -352,7 +382,18 @@ pub async fn open_worm(config: &Config) -> Result<Worm, StartError> {
             })
         }
     };
-    Worm::open(place).await.map_err(|error| said("server.worm", &error))
+    Worm::open(place).await.map_err(|error| said(worm_setting(&error.to_string()), &error))
+}
+
+/// The setting that a store's refusal is about.
+fn worm_setting(why: &str) -> &'static str {
+    let about = [
+        ("NoSuchBucket", "server.worm.bucket"),
+        ("InvalidBucketName", "server.worm.bucket"),
+        ("SignatureDoesNotMatch", "server.worm.secret_key_file"),
+        ("InvalidAccessKeyId", "server.worm.access_key"),
+    ];
+    about.iter().find(|(code, _)| why.contains(code)).map_or("server.worm", |(_, setting)| setting)
 }
 
 #[cfg(test)]
@@ -361,25 +402,41 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_spoken_with_in_clear() {
+        for here in ["redis://localhost:6379/0", "redis://:x@[::1]:6379/0", "http://127.0.0.1:8333"] {
+            assert!(is_here(here), "{here}");
+        }
+        for there in ["redis://10.0.0.7:6379/0?host=localhost", "http://127.0.0.1.example/", "redis://localhost@x"] {
+            assert!(!is_here(there), "{there}");
+        }
+        let database = |url: &str| is_database_here(&url.parse().unwrap());
         for here in [
             "postgres://m@localhost:5432/m",
             "postgres://m@127.0.0.1/m?sslmode=disable",
             "postgres://m@[::1]:5432/m",
             "postgres:///m?host=/run/postgresql",
-            "redis://localhost:6379/0",
-            "http://127.0.0.1:8333",
+            "host=localhost user=m",
         ] {
-            assert!(is_here(here), "{here}");
+            assert!(database(here), "{here}");
         }
         for there in [
             "postgres://m@db.example/m",
             "postgres://m@localhost.example/m",
             "postgres://localhost@db.example/m",
-            "redis://10.0.0.7:6379/0?host=localhost",
-            "http://127.0.0.1.example/",
             "postgres://m@db.example/m?host=/run",
+            "postgres://m@localhost:5432,db.example:5432/m",
+            "postgres://m@localhost/m?host=db.example",
+            "postgres://m@localhost/m?hostaddr=10.0.0.7",
+            "host=db.example user=m",
         ] {
-            assert!(!is_here(there), "{there}");
+            assert!(!database(there), "{there}");
         }
+    }
+
+    #[test]
+    fn a_store_that_says_no_names_the_setting() {
+        assert_eq!(worm_setting("http://s3/b: 404 NoSuchBucket"), "server.worm.bucket");
+        assert_eq!(worm_setting("http://s3/b: 403 SignatureDoesNotMatch"), "server.worm.secret_key_file");
+        assert_eq!(worm_setting("http://s3/b: 403 InvalidAccessKeyId"), "server.worm.access_key");
+        assert_eq!(worm_setting("http://s3/b: no answer"), "server.worm");
     }
 }

@@ -20,7 +20,7 @@ use malachor::server::State;
 
 use crate::caller::{Caller, on_runtime};
 use crate::enrolled::Enrolled;
-use crate::place::{Place, stdout};
+use crate::place::{Place, stderr, stdout};
 use crate::serving::{Fleet, has_curl, start, until};
 
 fn authority(fleet: &Fleet) -> PathBuf {
@@ -344,4 +344,25 @@ fn a_second_server_on_the_same_folder_is_refused_and_commands_are_not() {
     // A server that was killed holds nothing.
     fleet.kill();
     fleet.again();
+}
+
+#[test]
+fn a_start_that_fails_names_the_setting() {
+    for (more, wanted) in [
+        ("[server.store]\nurl = \"notaurl\"\n", "server.store.url: is no URL"),
+        ("[server.store]\nurl = \"postgres://m@localhost:5432,db.example:5432/m\"\n", "server.store.ca_file"),
+        ("[server.store]\nconnections = 0\n", "server.store.connections: at least 1"),
+        ("[server.limiter]\nurl = \"notaurl\"\n", "server.limiter.url: is no URL"),
+        ("[server.limiter]\nurl = \"rediss://127.0.0.1:1\"\n", "server.limiter.ca_file: is needed"),
+        ("[server.worm]\nendpoint = \"notaurl\"\n", "server.worm.endpoint: is no URL"),
+    ] {
+        let place = Place::new("");
+        let state = place.dir.path().join("fleet");
+        place.write(
+            "malachor.toml",
+            &format!("role = \"server\"\n[server]\nlisten = \"127.0.0.1:0\"\nstate_dir = {state:?}\n{more}"),
+        );
+        let output = place.run(&["server"]);
+        assert!(!output.status.success() && stderr(&output).contains(wanted), "{more}: {}", stderr(&output));
+    }
 }
