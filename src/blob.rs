@@ -172,6 +172,14 @@ impl Worm {
         }
     }
 
+    /// Asks the store for a sign of life: a directory whether it can be written to, a bucket whether it lets us in.
+    pub async fn ping(&self) -> Result<(), BlobError> {
+        match &*self.0 {
+            Backend::Fs(directory) => directory.ping().await,
+            Backend::S3(s3) => s3.ping().await,
+        }
+    }
+
     /// Tries on the store itself whether it keeps what it is told to keep. Leaves one small object there for a minute.
     pub async fn prove(&self, now: Timestamp) -> Result<Vec<Proof>, BlobError> {
         match &*self.0 {

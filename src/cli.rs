@@ -18,6 +18,7 @@ mod heal;
 mod incident;
 mod keys;
 mod output;
+mod quarantine;
 mod rule;
 mod runbook;
 mod server;
@@ -126,6 +127,9 @@ enum Command {
     #[command(subcommand)]
     Publish(fleet::Publish),
     Enroll(enroll::Enroll),
+    /// Evidence that contradicts itself, kept as proof: list, export (on the server)
+    #[command(subcommand)]
+    Quarantine(quarantine::Quarantine),
     /// People who may act on the server: add, list, end
     #[command(subcommand)]
     User(tenants::User),
@@ -216,6 +220,7 @@ fn dispatch(cli: Cli, env: Vec<(String, String)>, out: &Printer) -> Result<Exit,
         Some(Command::Appliance(command)) => command.run(&session),
         Some(Command::Publish(command)) => command.run(&session),
         Some(Command::Enroll(command)) => command.run(&session),
+        Some(Command::Quarantine(command)) => command.run(&session),
         Some(Command::User(command)) => command.run(&session),
         Some(Command::Token(command)) => command.run(&session),
         Some(Command::Completions(command)) => Ok(command.run(&session, &mut described())),

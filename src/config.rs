@@ -358,6 +358,9 @@ impl Config {
         if self.server.names.is_empty() {
             return Err("server.names: at least the one name appliances call this server by".to_owned());
         }
+        if self.server.store.connections == 0 {
+            return Err("server.store.connections: at least 1".to_owned());
+        }
         if self.agent.check_in.0 < Duration::from_secs(1) {
             return Err("agent.check_in: at least 1s".to_owned());
         }

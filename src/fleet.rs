@@ -176,9 +176,9 @@ impl Fleet {
         }
     }
 
-    /// Asks the database for a sign of life.
+    /// Asks the database for a sign of life; SQLite's writer, for a file that is only read keeps nothing.
     pub async fn ping(&self) -> Result<(), FleetError> {
-        self.look(|sql| Box::pin(async move { sql.rows("SELECT 1", &[]).await.map(drop) })).await
+        self.change(|sql| Box::pin(async move { sql.rows("SELECT 1", &[]).await.map(drop) })).await
     }
 
     /// Its kind, in a word.

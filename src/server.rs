@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod authority;
+mod bodies;
 pub mod enrolment;
 mod gate;
 pub mod intake;
@@ -14,9 +15,11 @@ pub mod keys;
 mod listen;
 pub mod metrics;
 pub mod openapi;
+mod own;
 pub mod problem;
 pub mod publish;
 pub mod router;
+mod signs;
 pub mod state;
 
 use std::net::SocketAddr;

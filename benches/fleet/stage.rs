@@ -90,6 +90,7 @@ impl Stage {
         private_dir(&folder.join("keys"));
         let (place, store) = databases.make(&folder).await;
         let fleet = Fleet::open(place).await.expect("the store");
+        let keys = ServerKeys::open(&folder.join("keys"), "bench.example").expect("the server's keys");
         let authority = Authority::open(&folder.join("keys"), Timestamp::now()).expect("an authority");
         let mut roots = RootCertStore::empty();
         roots.add(authority.der().clone()).expect("a root");
@@ -97,11 +98,10 @@ impl Stage {
         let appliances = enrol(&fleet, &authority, &roots, appliances).await;
         let tokens = hire(&fleet).await;
         drop(fleet);
-        let keys = ServerKeys::open(&folder.join("keys"), "bench.example").expect("the server's keys");
         let port = free_port();
         let config = dir.path().join("malachor.toml");
         let text = format!(
-            "role = \"server\"\n[site]\nid = \"operator\"\noperator_domain = \"bench.example\"\n[server]\nlisten = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\nstate_dir = \"{}\"\n{store}",
+            "role = \"server\"\n[site]\nid = \"operator\"\noperator_domain = \"bench.example\"\n[server]\nlisten = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\nconnections_per_address = 0\nstate_dir = \"{}\"\n{store}",
             folder.display()
         );
         std::fs::write(&config, text).expect("a configuration");

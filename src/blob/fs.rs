@@ -51,6 +51,11 @@ impl Directory {
         self.blocking(move || this.prove_now(now)).await
     }
 
+    pub(super) async fn ping(&self) -> Result<(), BlobError> {
+        let this = self.clone();
+        self.blocking(move || this.ping_now()).await
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
@@ -85,6 +90,17 @@ impl Directory {
         }
         let until = self.until(&path)?;
         Ok(Kept { version, until, before })
+    }
+
+    /// Writes a file and takes it away again, where every object begins.
+    fn ping_now(&self) -> Result<(), BlobError> {
+        let write = || {
+            let mut new = tempfile::NamedTempFile::new_in(self.root.join(".new"))?;
+            new.write_all(b"a sign of life")?;
+            new.as_file().sync_all()?;
+            new.close()
+        };
+        write().map_err(|error| self.unreachable(&error))
     }
 
     fn until(&self, path: &Path) -> Result<Timestamp, BlobError> {

@@ -110,18 +110,24 @@ impl Store {
         BlobError::Unreachable { store: self.name(), why: why.into() }
     }
 
-    async fn has_lock(&self) -> Result<(), BlobError> {
-        let ask = || {
-            self.client.get_object_lock_configuration(GetObjectLockConfigurationRequest {
-                bucket: self.bucket.name.clone(),
-                ..GetObjectLockConfigurationRequest::default()
-            })
+    /// Whether the bucket has Object Lock; who is not let in hears so instead.
+    pub(super) async fn ping(&self) -> Result<(), BlobError> {
+        let ask = GetObjectLockConfigurationRequest {
+            bucket: self.bucket.name.clone(),
+            ..GetObjectLockConfigurationRequest::default()
         };
-        let lock = self.retried(|| async { ask().await.map_err(|error| self.said(error)) }).await?;
+        let none = || self.refused("the bucket has no Object Lock; it can only be given one when it is made");
+        let lock = self.client.get_object_lock_configuration(ask).await.map_err(|error| self.said(error));
+        let lock = lock.map_err(|error| {
+            let missing = error.to_string().contains("ObjectLockConfigurationNotFound");
+            if missing { none() } else { error }
+        })?;
         let enabled = lock.object_lock_configuration.and_then(|lock| lock.object_lock_enabled);
-        if enabled.as_deref() != Some("Enabled") {
-            return Err(self.refused("the bucket has no Object Lock; it can only be given one when it is made"));
-        }
+        if enabled.as_deref() == Some("Enabled") { Ok(()) } else { Err(none()) }
+    }
+
+    async fn has_lock(&self) -> Result<(), BlobError> {
+        self.retried(|| self.ping()).await?;
         let ask = || {
             self.client.get_bucket_versioning(GetBucketVersioningRequest {
                 bucket: self.bucket.name.clone(),

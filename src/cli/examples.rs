@@ -51,6 +51,8 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("site add", "malachor site add clinic --name 'Elm Street Clinic' --tier professional"),
     ("site list", "malachor site list"),
     ("enroll-token", "malachor enroll-token --site clinic --appliance box-1"),
+    ("quarantine list", "malachor quarantine list"),
+    ("quarantine export", "malachor quarantine export 1 --out ./contradiction"),
     ("user add", "malachor user add lee --name 'Dana Lee' --role technician --site clinic"),
     ("user list", "malachor user list"),
     ("user end", "malachor user end lee"),

@@ -26,6 +26,8 @@ pub struct Server {
     pub certificate_life: Period,
     /// Connections at a time.
     pub connections: usize,
+    /// How many of them one address may have that show no client certificate; 0 counts no addresses.
+    pub connections_per_address: usize,
     /// Where the fleet is remembered.
     pub store: Store,
     /// What counts requests.
@@ -44,6 +46,7 @@ impl Default for Server {
             token_life: Period(Duration::from_hours(1)),
             certificate_life: Period(Duration::from_hours(24 * 90)),
             connections: 10_000,
+            connections_per_address: 64,
             store: Store::default(),
             limiter: Limiter::default(),
             worm: Worm::default(),

@@ -232,7 +232,62 @@ pub async fn quarantine(
     Ok(sql.run(insert, &params).await? > 0)
 }
 
-/// How much is in quarantine, by site and appliance.
+/// Rows and bytes that are kept of one appliance since some time.
+pub async fn quarantined_since(
+    sql: &Sql,
+    (site, id): (&SiteId, &ApplianceId),
+    since: Timestamp,
+) -> Result<(u64, u64), FleetError> {
+    let select = "SELECT count(*), coalesce(sum(length(body)), 0) FROM quarantine
+                  WHERE site_id = $1 AND appliance_id = $2 AND at > $3";
+    let row = sql.row(select, &[site.as_str().into(), id.as_str().into(), since.into()]).await?;
+    row.map_or(Ok((0, 0)), |row| Ok((row.count(0)?, row.count(1)?)))
+}
+
+/// One row of the quarantine, without what is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its number.
+    pub id: u64,
+    /// Whose it is.
+    pub site: SiteId,
+    /// Whose it is.
+    pub appliance: ApplianceId,
+    /// When it came.
+    pub at: Timestamp,
+    /// Why it was not taken.
+    pub reason: String,
+    /// SHA-256 of what is kept, in hexadecimal.
+    pub sha256: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// What is in quarantine, oldest first.
+pub async fn quarantine_rows(sql: &Sql) -> Result<Vec<Quarantined>, FleetError> {
+    let select = "SELECT id, site_id, appliance_id, at, reason, sha256, length(body) FROM quarantine ORDER BY id";
+    let rows = sql.rows(select, &[]).await?;
+    let read = |row: &super::Row| {
+        Ok(Quarantined {
+            id: row.count(0)?,
+            site: row.parse(1)?,
+            appliance: row.parse(2)?,
+            at: row.time(3)?,
+            reason: row.text(4)?,
+            sha256: row.text(5)?,
+            bytes: row.count(6)?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// What one row keeps.
+pub async fn quarantine_body(sql: &Sql, id: u64) -> Result<Vec<u8>, FleetError> {
+    let row = sql.row("SELECT body FROM quarantine WHERE id = $1", &[id.into()]).await?;
+    row.ok_or_else(|| FleetError::NotThere(format!("{id} is not in quarantine")))?.bytes(0)
+}
+
+/// How many rows are in quarantine.
 pub async fn quarantined(sql: &Sql) -> Result<u64, FleetError> {
     let row = sql.row("SELECT count(*) FROM quarantine", &[]).await?;
     row.map_or(Ok(0), |row| row.count(0))

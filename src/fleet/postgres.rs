@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{
-    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Metrics, Object, Pool, RecyclingMethod, Runtime,
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Metrics, Object, Pool, PoolError, RecyclingMethod, Runtime,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::{ClientConfig, RootCertStore};
@@ -98,7 +98,7 @@ impl Postgres {
         let name = "postgresql".to_owned();
         let wrong = |why: String| FleetError::Unreachable { database: name.clone(), why };
         let mut config: tokio_postgres::Config =
-            to.url.parse().map_err(|error: tokio_postgres::Error| wrong(format!("server.store: {error}")))?;
+            to.url.parse().map_err(|error: tokio_postgres::Error| wrong(error.to_string()))?;
         if let Some(password) = &to.password {
             config.password(password);
         }
@@ -139,9 +139,11 @@ impl Postgres {
     }
 
     async fn client(&self) -> Result<Object, FleetError> {
-        let unreachable =
-            |error: &dyn std::error::Error| FleetError::Unreachable { database: self.name.clone(), why: chain(error) };
-        self.pool.get().await.map_err(|error| unreachable(&error))
+        self.pool.get().await.map_err(|error| {
+            // What the pool says around it helps nobody.
+            let why = if let PoolError::Backend(error) = &error { chain(error) } else { chain(&error) };
+            FleetError::Unreachable { database: self.name.clone(), why }
+        })
     }
 
     async fn migrate(&self) -> Result<(), FleetError> {

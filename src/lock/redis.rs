@@ -59,32 +59,100 @@ impl std::fmt::Debug for Redis {
     }
 }
 
+/// Why a first question to Redis got no good answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// The password is wrong or missing.
+    Password(String),
+    /// Its certificate is not trusted, or it speaks no TLS.
+    Tls(String),
+    /// It says no for another reason.
+    Other(String),
+    /// It does not answer; it may later.
+    Away(String),
+}
+
+/// Connects once and asks for a sign of life.
+pub(super) async fn ask(to: &RedisConnection) -> Result<(), Asked> {
+    let mut config = config(to.clone()).map_err(|error| Asked::Other(error.to_string()))?;
+    config.fail_fast = true;
+    let client = builder(config).build().map_err(|error| Asked::Other(error.to_string()))?;
+    let asking = async {
+        let connection = client.init().await?;
+        let answer = client.ping::<()>(None).await;
+        connection.abort();
+        answer
+    };
+    match tokio::time::timeout(Duration::from_secs(4), asking).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(why(&error)),
+        Err(_) => Err(Asked::Away("it gave no answer within 4 s".to_owned())),
+    }
+}
+
+fn why(error: &fred::error::Error) -> Asked {
+    use fred::error::ErrorKind;
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::Auth => Asked::Password(text),
+        ErrorKind::Tls => Asked::Tls(text),
+        // rustls speaks through an error of input and output.
+        ErrorKind::IO if ["InvalidData", "InvalidCertificate"].iter().any(|word| text.contains(word)) => {
+            Asked::Tls(text)
+        }
+        ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Unknown => {
+            Asked::Away(text)
+        }
+        ErrorKind::Config
+        | ErrorKind::InvalidCommand
+        | ErrorKind::InvalidArgument
+        | ErrorKind::Url
+        | ErrorKind::Protocol
+        | ErrorKind::Cluster
+        | ErrorKind::Parse
+        | ErrorKind::Sentinel
+        | ErrorKind::NotFound
+        | ErrorKind::Backpressure => Asked::Other(text),
+    }
+}
+
+fn builder(config: Config) -> Builder {
+    let mut builder = Builder::from_config(config);
+    builder
+        .with_connection_config(|connection| {
+            connection.connection_timeout = Duration::from_secs(3);
+            connection.unresponsive.max_timeout = Some(Duration::from_secs(3));
+            connection.max_command_attempts = 1;
+        })
+        .with_performance_config(|performance| performance.default_command_timeout = PATIENCE);
+    builder
+}
+
+fn config(to: RedisConnection) -> Result<Config, LimiterError> {
+    let wrong = |why: &dyn std::fmt::Display| LimiterError(why.to_string());
+    if !to.url.starts_with("redis://") && !to.url.starts_with("rediss://") {
+        return Err(wrong(&"the URL must begin with redis:// or rediss://"));
+    }
+    let mut config = Config::from_url(&to.url).map_err(|error| wrong(&error))?;
+    config.fail_fast = false;
+    if to.password.is_some() {
+        config.password = to.password;
+    }
+    if let Some(roots) = to.roots {
+        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| wrong(&error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.tls = Some(TlsConnector::from(tls).into());
+    }
+    Ok(config)
+}
+
 impl Redis {
     pub(super) fn open(to: RedisConnection) -> Result<Self, LimiterError> {
         let wrong = |why: &dyn std::fmt::Display| LimiterError(why.to_string());
-        if !to.url.starts_with("redis://") && !to.url.starts_with("rediss://") {
-            return Err(wrong(&"the URL must begin with redis:// or rediss://"));
-        }
-        let mut config = Config::from_url(&to.url).map_err(|error| wrong(&error))?;
-        config.fail_fast = false;
-        if to.password.is_some() {
-            config.password = to.password;
-        }
-        if let Some(roots) = to.roots {
-            let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| wrong(&error))?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            config.tls = Some(TlsConnector::from(tls).into());
-        }
-        let client = Builder::from_config(config)
-            .with_connection_config(|connection| {
-                connection.connection_timeout = Duration::from_secs(3);
-                connection.unresponsive.max_timeout = Some(Duration::from_secs(3));
-                connection.max_command_attempts = 1;
-            })
-            .with_performance_config(|performance| performance.default_command_timeout = PATIENCE)
+        let client = builder(config(to)?)
             .set_policy(ReconnectPolicy::new_exponential(0, 50, 2000, 2))
             .build()
             .map_err(|error| wrong(&error))?;

@@ -5,6 +5,7 @@ mod enrol;
 mod evidence;
 mod operator;
 mod orders;
+mod quarantine;
 mod root;
 
 use hyper::Method;

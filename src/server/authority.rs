@@ -8,7 +8,7 @@ use std::path::Path;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
@@ -24,12 +24,12 @@ use crate::wire::EARLIER_S;
 
 /// How long the authority itself holds.
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365 * 20);
-/// How long the server's own certificate holds; it is made anew at a start with less than half of it left.
+/// How long the server's own certificate holds; it is made anew when less than half of it is left.
 const OWN_LIFE: SignedDuration = SignedDuration::from_hours(24 * 180);
 /// Clocks differ: certificates hold from a little earlier.
 const EARLIER: SignedDuration = SignedDuration::from_secs(EARLIER_S);
 
-const CA: &str = "ca.pem";
+pub(super) const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 const OWN: &str = "tls.pem";
 const OWN_KEY: &str = "tls.key";
@@ -77,7 +77,7 @@ impl Authority {
     /// Reads the authority of a keys folder, or makes it on the first start.
     pub fn open(dir: &Path, now: Timestamp) -> Result<Self, TlsError> {
         let (cert, key) = (dir.join(CA), dir.join(CA_KEY));
-        if !key.exists() && !cert.exists() {
+        if !cert.exists() {
             make(&cert, &key, now)?;
         }
         let name = cert.display().to_string();
@@ -86,6 +86,10 @@ impl Authority {
         let der = der.ok_or_else(|| TlsError::new(&name, "holds no certificate"))?;
         let pair =
             KeyPair::from_pem(&read(&key)?).map_err(|error| TlsError::new(&key.display().to_string(), &error))?;
+        if !is_of(&der, &pair) {
+            let why = "is for another key than the one in ca.key; put back the two as one backup has them";
+            return Err(TlsError::new(&name, why));
+        }
         let issuer = Issuer::from_ca_cert_der(&der, pair).map_err(|error| TlsError::new(&name, &error))?;
         Ok(Self { issuer, der, pem })
     }
@@ -125,8 +129,8 @@ impl Authority {
         Ok(Issued { pem: certificate.pem(), serial, not_before: instant(not_before), not_after: instant(not_after) })
     }
 
-    /// The server's own certificate for these names, made anew where there is none, where it is for other names, or where
-    /// half of its life is over.
+    /// The server's own certificate for these names, made anew where there is none, where it is for other names or another
+    /// key, or where half of its life is over.
     pub fn own(
         &self,
         dir: &Path,
@@ -134,7 +138,7 @@ impl Authority {
         now: Timestamp,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
         let (cert, key) = (dir.join(OWN), dir.join(OWN_KEY));
-        if !self.still_good(&cert, names, now) {
+        if !self.has_own(dir, names, now) {
             let wrong = |error: rcgen::Error| TlsError::new(OWN, &error);
             let pair = KeyPair::generate().map_err(wrong)?;
             let first = names.first().map_or("malachor", String::as_str);
@@ -156,15 +160,19 @@ impl Authority {
         Ok((chain, key_of(&key_name, read(&key)?.as_bytes())?))
     }
 
-    fn still_good(&self, cert: &Path, names: &[String], now: Timestamp) -> bool {
-        let Ok(pem) = read(cert) else { return false };
+    /// Whether the server's own certificate need not be made anew.
+    pub(super) fn has_own(&self, dir: &Path, names: &[String], now: Timestamp) -> bool {
+        let (Ok(pem), Ok(key)) = (read(&dir.join(OWN)), read(&dir.join(OWN_KEY))) else { return false };
         let Ok(chain) = certificates_of("", pem.as_bytes()) else { return false };
         let Some(Ok((_, own))) = chain.first().map(|der| X509Certificate::from_der(der)) else { return false };
+        // Whoever was killed between the two left the key of one and the certificate of another.
+        let Ok(pair) = KeyPair::from_pem(&key) else { return false };
+        let ours = own.public_key().raw == pair.subject_public_key_info();
         let half = now.checked_add(OWN_LIFE / 2).unwrap_or(now).as_second();
         let alt = own.subject_alternative_name().ok().flatten();
         let held: Vec<String> =
             alt.map(|alt| alt.value.general_names.iter().filter_map(shown).collect()).unwrap_or_default();
-        chain.get(1) == Some(&self.der) && own.validity().not_after.timestamp() > half && held == names
+        ours && chain.get(1) == Some(&self.der) && own.validity().not_after.timestamp() > half && held == names
     }
 }
 
@@ -201,15 +209,35 @@ pub fn identity(certificate: &[u8]) -> Option<Identity> {
     })
 }
 
+/// Whether a certificate is for a key.
+fn is_of(certificate: &[u8], pair: &KeyPair) -> bool {
+    let read = X509Certificate::from_der(certificate);
+    read.is_ok_and(|(_, certificate)| certificate.public_key().raw == pair.subject_public_key_info())
+}
+
+/// Until when a certificate holds.
+pub fn end_of(certificate: &[u8]) -> Option<Timestamp> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
+}
+
 fn make(cert: &Path, key: &Path, now: Timestamp) -> Result<(), TlsError> {
     let wrong = |error: rcgen::Error| TlsError::new(CA, &error);
-    let pair = KeyPair::generate().map_err(wrong)?;
+    // A first start that was killed left a key alone: it goes on from there. Where the certificate was lost later, the
+    // fleet's store refuses the new one, which no appliance would trust.
+    let pair = if key.exists() {
+        KeyPair::from_pem(&read(key)?).map_err(|error| TlsError::new(&key.display().to_string(), &error))?
+    } else {
+        KeyPair::generate().map_err(wrong)?
+    };
     let mut params = params("Malachor", now, AUTHORITY_LIFE).map_err(wrong)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&pair).map_err(wrong)?;
     // The key first: a certificate without its key would be no authority, and would stand in the way of making one.
-    replace(key, pair.serialize_pem().as_bytes(), 0o600)?;
+    if !key.exists() {
+        replace(key, pair.serialize_pem().as_bytes(), 0o600)?;
+    }
     replace(cert, certificate.pem().as_bytes(), 0o644)
 }
 
@@ -299,6 +327,14 @@ mod tests {
         assert_ne!(own(&names[..1], now()), held);
         let held = own(&names, now());
         assert_ne!(own(&names, now() + SignedDuration::from_hours(24 * 100)), held, "half of its life is over");
+        let held = own(&names, now());
+        std::fs::write(dir.path().join(OWN_KEY), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        assert_ne!(own(&names, now()), held, "its key is another's");
+        std::fs::remove_file(dir.path().join(CA)).unwrap();
+        Authority::open(dir.path(), now()).expect("a first start that was killed after the key goes on");
+        std::fs::write(dir.path().join(CA_KEY), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let said = Authority::open(dir.path(), now()).unwrap_err().to_string();
+        assert!(said.contains("another key than the one in ca.key"), "{said}");
         std::fs::remove_file(dir.path().join(CA_KEY)).unwrap();
         assert!(Authority::open(dir.path(), now()).is_err(), "a lost key is not made anew");
     }

@@ -15,6 +15,7 @@ use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 
 use super::authority::Identity;
+use super::bodies::Bodies;
 use super::problem::Problem;
 use super::router::{Answer, Ask, Class, Handler, Route, Router, query_of};
 use super::state::State;
@@ -65,11 +66,12 @@ impl Who {
 pub(super) struct Gate {
     state: Arc<State>,
     router: Router,
+    bodies: Bodies,
 }
 
 impl Gate {
     pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state, router: super::api::router() }
+        Self { state, router: super::api::router(), bodies: Bodies::default() }
     }
 
     pub(super) fn state(&self) -> &State {
@@ -109,7 +111,9 @@ impl Gate {
                     Ok(identity) => identity,
                     Err(problem) => return Err(Box::pin(self.turned_away(route, &object, &stranger, problem)).await),
                 };
-                self.room(route, &format!("{}/{}", identity.site, identity.appliance)).await?;
+                let name = format!("{}/{}", identity.site, identity.appliance);
+                self.room(route, &name).await?;
+                let _body = Box::pin(self.bodies.room(&name, route.body)).await?;
                 (stranger, handler(state, Box::pin(ask(route, path, request, peer)).await?, identity).await)
             }
             Handler::Person(deed, handler) => {

@@ -1,8 +1,8 @@
 //! Taking evidence in: strict verification, WORM, one transaction, a cosigned head as receipt.
 //!
 //! The body is lines as they stand in the appliance's log, an empty line, and the head that covers them. Nothing in it is
-//! believed: signatures, places, chain, tree and head are computed anew from where the server stood. What contradicts
-//! itself or what was seen before goes to quarantine, whole, as proof.
+//! believed: signatures, places, chain, tree and head are computed anew from where the server stood. What the appliance
+//! signed and what contradicts itself or what was seen before goes to quarantine, as proof.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -17,6 +17,10 @@ use crate::store::log::{Statement, genesis_prev};
 pub const MAX_BODY: usize = 8 * 1024 * 1024;
 /// Entries of one body.
 pub const MAX_ENTRIES: usize = 1000;
+/// Bytes kept as proof of one contradiction.
+pub const MAX_PROOF: usize = 256 * 1024;
+/// Bytes of a word an entry is found by.
+const MAX_WORD: usize = 64;
 /// How far ahead of the server's clock an entry may claim to be.
 pub const AHEAD: SignedDuration = SignedDuration::from_mins(2);
 
@@ -58,8 +62,8 @@ pub enum Rejected {
 }
 
 impl Rejected {
-    /// Whether it is kept as proof: it contradicts itself, its keys or what was seen before.
-    pub fn is_proof(&self) -> bool {
+    /// Whether somebody should know: it contradicts itself, its keys or what was seen before.
+    pub fn is_suspect(&self) -> bool {
         !matches!(self, Self::Malformed(_) | Self::Elsewhere { .. } | Self::Ahead(_))
     }
 
@@ -163,7 +167,7 @@ pub fn verify(
             leaf: prev,
             kind: statement.kind.to_string(),
             outcome: statement.text("outcome").map(str::to_owned),
-            runbook: statement.value.pointer("/predicate/runbook/id").and_then(|id| id.as_str()).map(str::to_owned),
+            runbook: runbook_of(&statement).map(str::to_owned),
             claimed_at: statement.claimed_at,
         });
     }
@@ -185,7 +189,8 @@ pub fn head_of(note: &[u8], expected: &Expected) -> Result<Checkpoint, Rejected>
     }
 }
 
-fn statement_of(line: &[u8], seq: u64, expected: &Expected) -> Result<Statement, Rejected> {
+/// The statement of a line, if the appliance signed it for this place in this log.
+pub fn statement_of(line: &[u8], seq: u64, expected: &Expected) -> Result<Statement, Rejected> {
     let malformed = |why: String| Rejected::Malformed(format!("entry {seq}: {why}"));
     let envelope = Envelope::parse(line).map_err(|error| malformed(error.to_string()))?;
     if !envelope.canonical {
@@ -202,7 +207,44 @@ fn statement_of(line: &[u8], seq: u64, expected: &Expected) -> Result<Statement,
     if statement.seq != seq {
         return Err(Rejected::Chain(seq));
     }
+    for (name, word) in [("outcome", statement.text("outcome")), ("runbook", runbook_of(&statement))] {
+        // They stand in columns of their own, and PostgreSQL keeps no NUL in a text.
+        if word.is_some_and(|word| word.len() > MAX_WORD || word.contains('\0')) {
+            return Err(malformed(format!("its {name} is no word of at most {MAX_WORD} bytes")));
+        }
+    }
     Ok(statement)
+}
+
+fn runbook_of(statement: &Statement) -> Option<&str> {
+    statement.value.pointer("/predicate/runbook/id").and_then(|id| id.as_str())
+}
+
+/// What of a body proves why it is rejected: the lines it is about and the head, each only if the appliance signed it.
+///
+/// `None` where it signed nothing of that, so that nothing is proved: anybody can write such a body.
+pub fn proof(body: &[u8], rejected: &Rejected, expected: &Expected) -> Option<Vec<u8>> {
+    let batch = Batch::parse(body).ok()?;
+    let first = first_seq(&batch).ok()?;
+    let at = |seq: u64| batch.lines.get(usize::try_from(seq.checked_sub(first)?).ok()?).copied();
+    let about = match rejected {
+        Rejected::Origin { seq, .. } | Rejected::Fork(seq) => vec![at(*seq)],
+        Rejected::Chain(seq) => vec![seq.checked_sub(1).and_then(at), at(*seq)],
+        // The last line commits to all before it, and the head to other ones.
+        Rejected::Head(_) => vec![batch.lines.last().copied()],
+        Rejected::Malformed(_) | Rejected::Elsewhere { .. } | Rejected::Signature(_) | Rejected::Ahead(_) => {
+            return None;
+        }
+    };
+    let signed = |line: &&[u8]| Envelope::parse(line).is_ok_and(|line| line.verify(&[expected.entry.key]).is_ok());
+    let lines: Vec<&[u8]> = about.into_iter().flatten().filter(signed).collect();
+    let head = Checkpoint::open(batch.head, std::slice::from_ref(&expected.head)).ok().map(|_| batch.head);
+    // A head that was not signed contradicts nothing, and no other rejection stands on the head alone.
+    if lines.is_empty() || (matches!(rejected, Rejected::Head(_)) && head.is_none()) {
+        return None;
+    }
+    let proof = [&lines.join(&b'\n')[..], b"\n\n", head.unwrap_or_default()].concat();
+    (proof.len() <= MAX_PROOF).then_some(proof)
 }
 
 /// The index the first line of a batch claims, before anything is verified.

@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::state::State;
-use crate::fleet::orders;
+use crate::fleet::{logs, orders};
 
 /// How often each loop comes round.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often the server looks whether its certificate must be renewed; half of its life is left then.
+const DAY: Duration = Duration::from_hours(24);
 /// How often replicas look whether another one queued something.
 const LOOK: Duration = Duration::from_millis(150);
 
@@ -30,6 +32,16 @@ pub(super) fn spawn(state: &Arc<State>) -> JoinSet<()> {
             tokio::time::sleep(EVERY).await;
         }
     });
+    let own = Arc::clone(state);
+    loops.spawn(async move {
+        loop {
+            tokio::time::sleep(DAY).await;
+            match own.renew_own().await {
+                Ok(()) => own.metrics.did("own_certificate", own.clock.now()),
+                Err(error) => tracing::error!("the server's certificate cannot be renewed: {error}"),
+            }
+        }
+    });
     let bundles = Arc::clone(state);
     loops.spawn(async move {
         loop {
@@ -47,6 +59,10 @@ pub(super) fn spawn(state: &Arc<State>) -> JoinSet<()> {
             match expiring.fleet.write(move |sql| Box::pin(orders::expire(sql, now))).await {
                 Ok(_) => expiring.metrics.did("order_expiry", now),
                 Err(error) => tracing::warn!("orders cannot be expired: {error}"),
+            }
+            match expiring.fleet.look(|sql| Box::pin(logs::quarantined(sql))).await {
+                Ok(rows) => drop(expiring.metrics.quarantined.set(i64::try_from(rows).unwrap_or(i64::MAX))),
+                Err(error) => tracing::warn!("what is in quarantine cannot be counted: {error}"),
             }
             tokio::time::sleep(10 * EVERY).await;
         }

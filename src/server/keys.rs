@@ -1,14 +1,17 @@
 //! The server's signing keys: one with which it witnesses logs, and one for orders, with the next one beside it while a
 //! rotation lasts. Both are announced, and each appliance gets orders by the newest it is known to hold.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
+use super::authority::CA;
 use crate::crypto::dsse;
 use crate::crypto::jcs;
 use crate::crypto::keys::{KeyError, PrivateKey, SignatureType, VerifierKey};
 use crate::domain::bundle::ORDER_KEYS;
+use crate::host::FileLock;
 
 const ORDER: &str = "order.pem";
 const NEXT: &str = "order-next.pem";
@@ -24,15 +27,20 @@ pub struct ServerKeys {
 }
 
 impl ServerKeys {
-    /// Reads the keys of a folder, or makes them on the first start.
+    /// Reads the keys of a folder, or makes them on the first start, which is before the authority is there: appliances
+    /// know the keys it came with, and others in their place would be trusted by nobody.
     pub fn open(dir: &Path, operator_domain: &str) -> Result<Self, KeyError> {
-        let load = |file: &str| {
-            let path: PathBuf = dir.join(file);
-            if !path.exists() {
-                PrivateKey::generate()?.create(&path)?;
+        if !dir.join(CA).exists() {
+            for file in [WITNESS, ORDER] {
+                make(&dir.join(file))?;
             }
-            PrivateKey::load(&path)
-        };
+        }
+        Self::read(dir, operator_domain)
+    }
+
+    /// Reads the keys of a folder; a missing one is an error.
+    pub fn read(dir: &Path, operator_domain: &str) -> Result<Self, KeyError> {
+        let load = |file: &str| PrivateKey::load(&dir.join(file));
         let witness = load(WITNESS)?;
         let mut files = vec![ORDER];
         if dir.join(NEXT).exists() {
@@ -80,6 +88,39 @@ impl ServerKeys {
     /// Cosigns heads.
     pub fn witness(&self) -> (&PrivateKey, &VerifierKey) {
         (&self.witness, &self.witness_public)
+    }
+}
+
+/// Makes a key where there is none; it is there whole or not at all.
+fn make(path: &Path) -> Result<(), KeyError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    let failed = |source| KeyError::Io { path: path.display().to_string(), source };
+    // What a start that was killed left is half a key.
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    PrivateKey::generate()?.create(&new)?;
+    std::fs::rename(&new, path).map_err(failed)
+}
+
+/// How long a start waits for another one that makes keys in the same folder.
+const MAKING: Duration = Duration::from_secs(10);
+
+/// Waits until nobody else makes keys in a folder; nobody does while this is held.
+pub async fn lock(dir: &Path) -> Result<FileLock, String> {
+    let path = dir.join("making.lock");
+    let deadline = tokio::time::Instant::now() + MAKING;
+    loop {
+        match FileLock::take(&path) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if tokio::time::Instant::now() < deadline => tokio::time::sleep(MAKING / 200).await,
+            Ok(None) => return Err(format!("{}: somebody else has held it for 10 s", path.display())),
+            Err(error) => return Err(error.to_string()),
+        }
     }
 }
 
@@ -134,5 +175,26 @@ mod tests {
         let announced = Envelope::parse(last.announcement().unwrap().as_bytes()).unwrap();
         assert!(announced.clone().verify(&[old.key]).is_err());
         assert!(announced.verify(&[next.key]).is_ok());
+    }
+
+    #[test]
+    fn a_lost_key_is_not_made_anew_and_a_first_start_goes_on_where_it_was_killed() {
+        let private = std::fs::Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().permissions(private).tempdir().unwrap();
+        let open = || ServerKeys::open(dir.path(), "fleet.example");
+        assert!(ServerKeys::read(dir.path(), "fleet.example").is_err(), "reading makes nothing");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        std::fs::write(dir.path().join("order.new"), "half").unwrap();
+        let first = open().unwrap().order_keys();
+        std::fs::remove_file(dir.path().join(WITNESS)).unwrap();
+        assert_eq!(open().unwrap().order_keys(), first, "the authority is not there yet");
+        std::fs::write(dir.path().join(CA), "").unwrap();
+        for lost in [WITNESS, ORDER] {
+            let (path, away) = (dir.path().join(lost), dir.path().join("away"));
+            std::fs::rename(&path, &away).unwrap();
+            let said = open().unwrap_err().to_string();
+            assert!(said.contains(lost), "{said}");
+            std::fs::rename(&away, &path).unwrap();
+        }
     }
 }

@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::{SignedDuration, Timestamp};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio_postgres::config::Host;
 
-use super::authority::Authority;
-use super::keys::ServerKeys;
+use super::authority::{Authority, CA};
+use super::keys::{self, ServerKeys};
 use super::metrics::Metrics;
+use super::own::Shown;
 use super::problem::Problem;
+use super::signs::Signs;
 use crate::app::{Clock, prepare_dir};
 use crate::blob::{self, Bucket, Worm};
 use crate::catalog::Catalog;
@@ -25,10 +28,13 @@ use crate::domain::id::{ApplianceId, SiteId};
 use crate::domain::time::signed;
 use crate::fleet::audit::{self, Audit};
 use crate::fleet::{Fleet, PostgresConnection, Sql, bundles, sites};
-use crate::lock::{Limiter, RedisConnection};
+use crate::lock::{Asked, Limiter, RedisConnection};
 use crate::net::http::Http;
 use crate::net::tls;
 use crate::wire::Announced;
+
+/// Held by one at a time.
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// Everything a request needs.
 #[derive(Debug)]
@@ -51,12 +57,16 @@ pub struct State {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
+    pub(super) shown: Arc<Shown>,
+    pub(super) signs: Signs,
     keys: RwLock<Arc<ServerKeys>>,
     waiting: Mutex<BTreeMap<(SiteId, ApplianceId), Arc<Notify>>>,
     settled: Mutex<BTreeSet<String>>,
+    taking: Mutex<BTreeMap<(SiteId, ApplianceId), Turn>>,
     revoked: RwLock<BTreeSet<String>>,
     revoked_read_at: AtomicI64,
     bundles: RwLock<BTreeMap<(BundleKind, Option<SiteId>), Announced>>,
+    stopping: watch::Sender<bool>,
 }
 
 /// Why the server cannot start; each names the setting.
@@ -78,10 +88,17 @@ impl State {
         let keys_dir = config.state_dir.join("keys");
         prepare_dir(&keys_dir).map_err(|error| said("server.state_dir", &error))?;
         let operator_domain = loaded.config.site.operator_domain.clone();
-        let authority = Authority::open(&keys_dir, clock.now()).map_err(|error| said("server.state_dir", &error))?;
+        // Two replicas may start on one folder, and both make what is missing. One whose folder is complete may be read-only.
+        let making = if keys_dir.join(CA).exists() {
+            None
+        } else {
+            Some(keys::lock(&keys_dir).await.map_err(|error| said("server.state_dir", &error))?)
+        };
         let keys = ServerKeys::open(&keys_dir, &operator_domain).map_err(|error| said("server.state_dir", &error))?;
+        let authority = Authority::open(&keys_dir, clock.now()).map_err(|error| said("server.state_dir", &error))?;
+        drop(making);
         let fleet = open_fleet(&config).await?;
-        let limiter = open_limiter(&config)?;
+        let limiter = open_limiter(&config).await?;
         let worm = open_worm(&config).await?;
         let fingerprint = hex(&authority.fingerprint());
         let claimed = fleet.write(move |sql| {
@@ -99,13 +116,28 @@ impl State {
             keys: RwLock::new(Arc::new(keys)),
             catalog,
             metrics: Metrics::new(),
+            shown: Arc::default(),
+            signs: Signs::default(),
             clock,
             waiting: Mutex::default(),
             settled: Mutex::default(),
+            taking: Mutex::default(),
             revoked: RwLock::default(),
             revoked_read_at: AtomicI64::new(i64::MIN),
             bundles: RwLock::default(),
+            stopping: watch::Sender::new(false),
         })
+    }
+
+    /// Tells whoever waits that the server stops.
+    pub(super) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Waits until the server is told to stop.
+    pub async fn stopped(&self) {
+        // An error would say that nobody can tell any more, and this one can.
+        self.stopping.subscribe().wait_for(|stop| *stop).await.map(drop).ok();
     }
 
     /// What signs orders and heads.
@@ -115,8 +147,23 @@ impl State {
 
     /// Reads the keys again: a rotation may have begun or ended.
     pub fn read_keys(&self) -> Result<(), crate::crypto::keys::KeyError> {
-        let keys = ServerKeys::open(&self.keys_dir(), &self.operator_domain)?;
+        let keys = ServerKeys::read(&self.keys_dir(), &self.operator_domain)?;
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
+    }
+
+    /// Shows the server's own certificate, made anew where it must be, on all connections from now on.
+    pub async fn renew_own(&self) -> Result<(), StartError> {
+        let wrong = |error: &dyn std::fmt::Display| said("server.names", &error.to_string());
+        let (dir, names, now) = (self.keys_dir(), &self.config.names, self.clock.now());
+        let _making = if self.authority.has_own(&dir, names, now) {
+            None
+        } else {
+            Some(keys::lock(&dir).await.map_err(|error| wrong(&error))?)
+        };
+        let own = self.authority.own(&dir, names, now).map_err(|error| wrong(&error))?;
+        let end = self.shown.show(own).map_err(|error| wrong(&error))?;
+        self.metrics.own_certificate_end.set(end.as_second());
         Ok(())
     }
 
@@ -129,6 +176,12 @@ impl State {
     pub fn bell(&self, site: &SiteId, appliance: &ApplianceId) -> Arc<Notify> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(waiting.entry((site.clone(), appliance.clone())).or_default())
+    }
+
+    /// Held by whoever takes evidence of an appliance in: one batch of a log at a time.
+    pub fn taking(&self, site: &SiteId, appliance: &ApplianceId) -> Turn {
+        let mut taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(taking.entry((site.clone(), appliance.clone())).or_default())
     }
 
     /// Rings an appliance's bell.
@@ -242,10 +295,20 @@ fn is_here(url: &str) -> bool {
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let name = if host.starts_with('[') { host.split(']').next() } else { host.split(':').next() };
-    let socket = host.is_empty() && url.contains("host=/");
-    let name = name.unwrap_or_default().trim_start_matches('[');
-    let address = name.parse::<std::net::IpAddr>();
-    socket || name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    is_this_machine(name.unwrap_or_default().trim_start_matches('['))
+}
+
+fn is_this_machine(name: &str) -> bool {
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The same for a database, which may name several hosts, in several ways.
+fn is_database_here(url: &tokio_postgres::Config) -> bool {
+    let here = |host: &Host| match host {
+        Host::Tcp(name) => is_this_machine(name),
+        Host::Unix(_) => true,
+    };
+    url.get_hosts().iter().all(here) && url.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback)
 }
 
 fn in_clear(key: &str) -> StartError {
@@ -261,7 +324,10 @@ pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
         None => crate::fleet::Place::File(config.state_dir.join("fleet.db")),
         Some(url) => {
             let roots = roots("server.store.ca_file", store.ca_file.as_deref())?;
-            if roots.is_none() && !is_here(url) {
+            // Not shown: there may be a password in it.
+            let no_url = |_| said("server.store.url", &"is no URL like postgres://user@host:5432/name");
+            let parsed: tokio_postgres::Config = url.parse().map_err(no_url)?;
+            if roots.is_none() && !is_database_here(&parsed) {
                 return Err(in_clear("server.store.ca_file"));
             }
             crate::fleet::Place::Postgres(PostgresConnection {
@@ -275,17 +341,30 @@ pub async fn open_fleet(config: &Config) -> Result<Fleet, StartError> {
     Fleet::open(place).await.map_err(|error| said("server.store", &error))
 }
 
-fn open_limiter(config: &Config) -> Result<Limiter, StartError> {
+async fn open_limiter(config: &Config) -> Result<Limiter, StartError> {
     let limiter = &config.limiter;
     let Some(url) = &limiter.url else { return Ok(Limiter::memory()) };
+    if !url.starts_with("redis://") && !url.starts_with("rediss://") {
+        return Err(said("server.limiter.url", &"is no URL like redis://host:6379/0"));
+    }
     if !url.starts_with("rediss://") && !is_here(url) {
         return Err(in_clear("server.limiter.url"));
     }
-    let connection = RedisConnection {
-        url: url.clone(),
-        password: secret("server.limiter.password_file", limiter.password_file.as_deref())?,
-        roots: roots("server.limiter.ca_file", limiter.ca_file.as_deref())?,
-    };
+    let roots = roots("server.limiter.ca_file", limiter.ca_file.as_deref())?;
+    if url.starts_with("rediss://") && roots.is_none() {
+        return Err(said("server.limiter.ca_file", &"is needed for rediss: without roots no server is trusted"));
+    }
+    let password = secret("server.limiter.password_file", limiter.password_file.as_deref())?;
+    let connection = RedisConnection { url: url.clone(), password, roots };
+    match Limiter::asked(&connection).await {
+        Ok(()) => {}
+        Err(Asked::Password(why)) => return Err(said("server.limiter.password_file", &why)),
+        Err(Asked::Tls(why)) => return Err(said("server.limiter.ca_file", &why)),
+        Err(Asked::Other(why)) => return Err(said("server.limiter.url", &why)),
+        Err(Asked::Away(why)) => {
+            tracing::warn!("server.limiter: {why}; limits are counted in this process alone until it answers");
+        }
+    }
     Limiter::redis(connection).map_err(|error| StartError(error.to_string()))
 }
 
@@ -296,6 +375,9 @@ pub async fn open_worm(config: &Config) -> Result<Worm, StartError> {
     let place = match &worm.endpoint {
         None => blob::Place::Directory(config.state_dir.join("worm")),
         Some(endpoint) => {
+            if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+                return Err(said("server.worm.endpoint", &"is no URL like https://s3.example"));
+            }
             let roots =
                 roots("server.worm.ca_file", worm.ca_file.as_deref())?.unwrap_or_else(rustls::RootCertStore::empty);
             if !endpoint.starts_with("https://") && !is_here(endpoint) {
@@ -316,7 +398,18 @@ pub async fn open_worm(config: &Config) -> Result<Worm, StartError> {
             })
         }
     };
-    Worm::open(place).await.map_err(|error| said("server.worm", &error))
+    Worm::open(place).await.map_err(|error| said(worm_setting(&error.to_string()), &error))
+}
+
+/// The setting that a store's refusal is about.
+fn worm_setting(why: &str) -> &'static str {
+    let about = [
+        ("NoSuchBucket", "server.worm.bucket"),
+        ("InvalidBucketName", "server.worm.bucket"),
+        ("SignatureDoesNotMatch", "server.worm.secret_key_file"),
+        ("InvalidAccessKeyId", "server.worm.access_key"),
+    ];
+    about.iter().find(|(code, _)| why.contains(code)).map_or("server.worm", |(_, setting)| setting)
 }
 
 #[cfg(test)]
@@ -325,25 +418,41 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_spoken_with_in_clear() {
+        for here in ["redis://localhost:6379/0", "redis://:x@[::1]:6379/0", "http://127.0.0.1:8333"] {
+            assert!(is_here(here), "{here}");
+        }
+        for there in ["redis://10.0.0.7:6379/0?host=localhost", "http://127.0.0.1.example/", "redis://localhost@x"] {
+            assert!(!is_here(there), "{there}");
+        }
+        let database = |url: &str| is_database_here(&url.parse().unwrap());
         for here in [
             "postgres://m@localhost:5432/m",
             "postgres://m@127.0.0.1/m?sslmode=disable",
             "postgres://m@[::1]:5432/m",
             "postgres:///m?host=/run/postgresql",
-            "redis://localhost:6379/0",
-            "http://127.0.0.1:8333",
+            "host=localhost user=m",
         ] {
-            assert!(is_here(here), "{here}");
+            assert!(database(here), "{here}");
         }
         for there in [
             "postgres://m@db.example/m",
             "postgres://m@localhost.example/m",
             "postgres://localhost@db.example/m",
-            "redis://10.0.0.7:6379/0?host=localhost",
-            "http://127.0.0.1.example/",
             "postgres://m@db.example/m?host=/run",
+            "postgres://m@localhost:5432,db.example:5432/m",
+            "postgres://m@localhost/m?host=db.example",
+            "postgres://m@localhost/m?hostaddr=10.0.0.7",
+            "host=db.example user=m",
         ] {
-            assert!(!is_here(there), "{there}");
+            assert!(!database(there), "{there}");
         }
+    }
+
+    #[test]
+    fn a_store_that_says_no_names_the_setting() {
+        assert_eq!(worm_setting("http://s3/b: 404 NoSuchBucket"), "server.worm.bucket");
+        assert_eq!(worm_setting("http://s3/b: 403 SignatureDoesNotMatch"), "server.worm.secret_key_file");
+        assert_eq!(worm_setting("http://s3/b: 403 InvalidAccessKeyId"), "server.worm.access_key");
+        assert_eq!(worm_setting("http://s3/b: no answer"), "server.worm");
     }
 }

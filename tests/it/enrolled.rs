@@ -5,6 +5,7 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use malachor::crypto::dsse::{Envelope, IN_TOTO};
 use malachor::crypto::keys::{PrivateKey, VerifierKey};
 use malachor::crypto::{base64, dsse, jcs, sha256_hex};
 use malachor::domain::entry::{EntryDraft, EntryKind, SealContext, Subject};
@@ -100,6 +101,14 @@ impl Enrolled {
         let entry = VerifierKey::ed25519(format!("{}/entry", self.origin).parse().unwrap(), self.entry.public());
         let signed = dsse::sign(REPORT, &jcs::to_vec(&report).unwrap(), &self.entry, entry.id()).unwrap();
         json!({"envelope": String::from_utf8(signed).unwrap()}).to_string()
+    }
+
+    /// A line of its log with other words in it, signed all the same.
+    pub(crate) fn resealed(&self, line: &str, (from, to): (&str, &str)) -> String {
+        let payload = String::from_utf8(Envelope::parse(line.as_bytes()).unwrap().payload).unwrap();
+        assert!(payload.contains(from), "{payload}");
+        let (payload, id) = (payload.replace(from, to), self.writer().entry_key().id());
+        String::from_utf8(dsse::sign(IN_TOTO, payload.as_bytes(), &self.entry, id).unwrap()).unwrap()
     }
 
     /// A check-in of an appliance with a log of this size.

@@ -636,6 +636,7 @@ fn a_database_that_is_not_there_is_one_clear_error() {
         };
         let said = Fleet::open(Place::Postgres(nobody)).await.unwrap_err().to_string();
         assert!(said.contains("malachor") && !said.contains("hunter2"), "{said}");
+        assert!(!said.contains("creating a new object"), "{said}");
         let said = Fleet::open(Place::File("/proc/no/fleet.db".into())).await.unwrap_err().to_string();
         assert!(said.contains("/proc/no/fleet.db"), "{said}");
     });

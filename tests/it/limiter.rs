@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use malachor::lock::{Limiter, Rate, RedisConnection, Taken};
+use rustls::RootCertStore;
+
+use malachor::lock::{Asked, Limiter, Rate, RedisConnection, Taken};
 
 use crate::peers::Peers;
 
@@ -55,6 +57,15 @@ fn redis_keeps_the_contract_and_is_missed_when_it_is_gone() {
     tls.url = tls.url.replace(peers.var("REDIS_PASSWORD"), "");
     tls.password = Some(peers.var("REDIS_PASSWORD").to_owned());
     on_runtime(async {
+        assert_eq!(Limiter::asked(&tls).await, Ok(()));
+        let wrong = RedisConnection { password: Some("wrong".to_owned()), ..tls.clone() };
+        assert!(matches!(Limiter::asked(&wrong).await, Err(Asked::Password(_))), "{:?}", Limiter::asked(&wrong).await);
+        let untrusted = RedisConnection { roots: Some(RootCertStore::empty()), ..tls.clone() };
+        assert!(
+            matches!(Limiter::asked(&untrusted).await, Err(Asked::Tls(_))),
+            "{:?}",
+            Limiter::asked(&untrusted).await
+        );
         let limiter = Limiter::redis(tls).unwrap();
         let other = Limiter::redis(plain).unwrap();
         contract(limiter.clone()).await;
@@ -65,9 +76,11 @@ fn redis_keeps_the_contract_and_is_missed_when_it_is_gone() {
         assert!(allowed(limiter.take("orders:north", TEN).await), "it goes on in this process");
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         assert!(limiter.is_degraded());
+        let begun = Instant::now();
         for _ in 0..9 {
             limiter.take("orders:north", TEN).await;
         }
+        assert!(begun.elapsed() < Duration::from_millis(250), "nobody waits for it again: {:?}", begun.elapsed());
         assert!(!allowed(limiter.take("orders:north", TEN).await), "with the same rule");
         peers.tell("resume", "redis");
         peers.tell("kill", "redis");
@@ -89,6 +102,7 @@ fn redis_keeps_the_contract_and_is_missed_when_it_is_gone() {
 fn redis_may_come_later() {
     let nobody = RedisConnection { url: "redis://127.0.0.1:1".to_owned(), password: None, roots: None };
     on_runtime(async {
+        assert!(matches!(Limiter::asked(&nobody).await, Err(Asked::Away(_))), "{:?}", Limiter::asked(&nobody).await);
         let limiter = Limiter::redis(nobody).unwrap();
         assert!(allowed(limiter.take("k", TEN).await) && limiter.is_degraded());
         assert!(Limiter::redis(RedisConnection { url: "http://x".to_owned(), password: None, roots: None }).is_err());

@@ -28,6 +28,8 @@ mod fleet;
 #[cfg(test)]
 mod grown;
 #[cfg(test)]
+mod hardening;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod layering;

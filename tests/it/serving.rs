@@ -79,6 +79,15 @@ impl Fleet {
         self.process.kill().and_then(|()| self.process.wait()).unwrap();
     }
 
+    /// Tells the server to stop; says how long it took.
+    pub(crate) fn stop(&mut self) -> Duration {
+        let begun = Instant::now();
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.process.wait().unwrap().success());
+        begun.elapsed()
+    }
+
     /// Starts it again where it was.
     pub(crate) fn again(&mut self) {
         self.process = start(&self.place, &["server"]);

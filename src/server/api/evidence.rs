@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use serde_json::json;
-
 use crate::blob::Key;
 use crate::crypto::merkle::{Frontier, leaf_hash};
-use crate::crypto::{hex, sha256_hex};
+use crate::crypto::sha256_hex;
 use crate::fleet::logs::{self, Advance, Followed, Segment};
-use crate::fleet::{BoxFuture, FleetError, Sql, sites};
+use crate::fleet::{BoxFuture, FleetError, sites};
 use crate::server::authority::Identity;
 use crate::server::intake::{self, Accepted, Batch, Expected, Rejected};
 use crate::server::metrics::Word;
 use crate::server::problem::Problem;
 use crate::server::router::{Answer, Ask};
-use crate::server::state::{State, audited};
+use crate::server::state::State;
 use crate::wire::{LogState, Receipt};
+use bytes::Bytes;
+
+use super::quarantine;
 
 type Reply = BoxFuture<'static, Result<Answer, Problem>>;
 
@@ -35,9 +35,9 @@ pub(super) fn log(state: Arc<State>, _: Ask, identity: Identity) -> Reply {
 }
 
 /// Where the server stands with a log, and what its evidence must be.
-struct Standing {
-    expected: Expected,
-    followed: Option<Followed>,
+pub(super) struct Standing {
+    pub(super) expected: Expected,
+    pub(super) followed: Option<Followed>,
     frontier: Frontier,
     /// Leaf hashes of the entries the batch brings again.
     known: Vec<[u8; 32]>,
@@ -75,6 +75,9 @@ async fn take_in(state: &Arc<State>, body: &Bytes, identity: &Identity) -> Resul
         let batch = Batch::parse(body)?;
         (intake::first_seq(&batch)?, batch.lines.len() as u64)
     };
+    // Two at once would both reach WORM, and the slower one's object would be nobody's.
+    let taking = state.taking(&identity.site, &identity.appliance);
+    let _turn = taking.lock().await;
     let standing = standing(state, identity, first).await?;
     let now = state.clock.now();
     let (checked, body_) = (body.clone(), body.clone());
@@ -89,7 +92,10 @@ async fn take_in(state: &Arc<State>, body: &Bytes, identity: &Identity) -> Resul
         let again = usize::try_from(holds - first.0).unwrap_or(usize::MAX).min(batch.lines.len());
         let brought: Vec<_> = batch.lines.drain(..again).map(leaf_hash).collect();
         if let Some(at) = brought.iter().zip(&known).position(|(brought, known)| brought != known) {
-            return Err(Rejected::Fork(first.0 + at as u64));
+            // Only what the appliance signed is another story of its; anybody can send other bytes.
+            let (seq, batch) = (first.0 + at as u64, Batch::parse(&checked)?);
+            intake::statement_of(batch.lines.get(at).copied().unwrap_or_default(), seq, &expected)?;
+            return Err(Rejected::Fork(seq));
         }
         if batch.lines.is_empty() {
             // All of it was here before: the head must be one of ours, too.
@@ -104,6 +110,7 @@ async fn take_in(state: &Arc<State>, body: &Bytes, identity: &Identity) -> Resul
         return Ok(Receipt { size: followed.size, note: String::from_utf8_lossy(&followed.note).into_owned() });
     };
     let head = Batch::parse(&body_)?.head.to_vec();
+    still_at(state, identity, holds).await?;
     let segment = keep(state, identity, &accepted).await?;
     let now = state.clock.now();
     let note = intake::receipt(&head, now, state.keys().witness())?;
@@ -120,7 +127,11 @@ async fn take_in(state: &Arc<State>, body: &Bytes, identity: &Identity) -> Resul
     Ok(Receipt { size, note: String::from_utf8_lossy(&note).into_owned() })
 }
 
-async fn standing(state: &Arc<State>, identity: &Identity, (first, count): (u64, u64)) -> Result<Standing, Problem> {
+pub(super) async fn standing(
+    state: &Arc<State>,
+    identity: &Identity,
+    (first, count): (u64, u64),
+) -> Result<Standing, Problem> {
     let who = identity.clone();
     let read = state.fleet.read(move |sql| {
         let who = who.clone();
@@ -165,6 +176,21 @@ async fn keep(state: &Arc<State>, identity: &Identity, accepted: &Accepted) -> R
     Ok(Segment { first, last, key: key.to_string(), sha256, version: kept.version, keep_until: kept.until })
 }
 
+/// Another server of the fleet may have gone on with the log meanwhile: then nothing of this goes into WORM.
+async fn still_at(state: &Arc<State>, identity: &Identity, holds: u64) -> Result<(), Problem> {
+    let who = identity.clone();
+    let size = state.fleet.look(move |sql| {
+        let who = who.clone();
+        Box::pin(async move { logs::size(sql, &who.site, &who.appliance).await })
+    });
+    if size.await? == holds { Ok(()) } else { Err(overtaken()) }
+}
+
+fn overtaken() -> Problem {
+    let detail = "the same log was advanced at the same moment; ask where it stands";
+    Problem::conflict("somebody_was_faster", detail)
+}
+
 async fn advance(state: &Arc<State>, identity: &Identity, step: Advance) -> Result<(), Problem> {
     let (who, step) = (identity.clone(), Arc::new(step));
     let advanced = state.fleet.write(move |sql| {
@@ -172,10 +198,7 @@ async fn advance(state: &Arc<State>, identity: &Identity, step: Advance) -> Resu
         Box::pin(async move { logs::advance(sql, &who.site, &who.appliance, &step).await })
     });
     match advanced.await {
-        Err(FleetError::Conflict) => Err(Problem::conflict(
-            "somebody_was_faster",
-            "the same log was advanced at the same moment; ask where it stands",
-        )),
+        Err(FleetError::Conflict) => Err(overtaken()),
         result => Ok(result?),
     }
 }
@@ -195,39 +218,9 @@ async fn reject(
         let problem = Problem::new(hyper::StatusCode::UNPROCESSABLE_ENTITY, "clock_ahead", rejected.to_string());
         return Ok(Problem { retry_after: Some(60), ..problem });
     }
-    if rejected.is_proof() {
-        tracing::warn!(
-            site = identity.site.as_str(),
-            appliance = identity.appliance.as_str(),
-            "evidence is not taken: {rejected}"
-        );
-        let (who, why, body, now) = (identity.clone(), rejected.clone(), body.clone(), state.clock.now());
-        state
-            .fleet
-            .write(move |sql| {
-                let (who, why, body) = (who.clone(), why.clone(), body.clone());
-                Box::pin(async move { quarantine(sql, &who, &why, &body, now).await })
-            })
-            .await?;
+    if rejected.is_suspect() {
+        quarantine::suspect(state, body, identity, rejected).await?;
     }
     let status = hyper::StatusCode::UNPROCESSABLE_ENTITY;
     Ok(Problem::new(status, "evidence_rejected", rejected.to_string()))
-}
-
-async fn quarantine(
-    sql: &Sql,
-    who: &Identity,
-    why: &Rejected,
-    body: &[u8],
-    now: jiff::Timestamp,
-) -> Result<(), FleetError> {
-    let sha256 = hex(&crate::crypto::sha256(body));
-    let new = logs::quarantine(sql, (&who.site, &who.appliance), why.word(), (&sha256, body), now).await?;
-    if new {
-        let name = format!("{}/{}", who.site, who.appliance);
-        let detail = json!({"why": why.to_string(), "sha256": sha256});
-        audited(sql, (who.site.as_str(), now), (&format!("appliance:{name}"), "evidence.quarantine", &name), detail)
-            .await?;
-    }
-    Ok(())
 }

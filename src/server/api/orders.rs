@@ -37,6 +37,8 @@ pub(super) fn fetch(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
             tokio::select! {
                 () = rung => {}
                 () = tokio::time::sleep_until(until) => {}
+                // Whoever waits for what may come would hold up the stop for as long.
+                () = state.stopped() => return Answer::json(&Orders { orders: Vec::new() }),
             }
         }
     })

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::SignedDuration;
 
@@ -20,8 +19,6 @@ type Reply = BoxFuture<'static, Result<Answer, Problem>>;
 
 /// Media type of metrics.
 pub(super) const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// How long a store may take to give a sign of life.
-const SIGN: Duration = Duration::from_secs(2);
 
 pub(super) fn health(_: Arc<State>, _: Ask) -> Reply {
     Box::pin(async { Ok(Answer::text("application/json", "{\"status\":\"ok\"}\n")) })
@@ -29,19 +26,13 @@ pub(super) fn health(_: Arc<State>, _: Ask) -> Reply {
 
 pub(super) fn ready(state: Arc<State>, _: Ask) -> Reply {
     Box::pin(async move {
-        let held = async {
-            match crate::blob::Key::new("ready") {
-                Some(key) => state.worm.get(&key).await.is_ok(),
-                None => false,
-            }
-        };
-        let (store, worm) = tokio::join!(in_time(async { state.fleet.ping().await.is_ok() }), in_time(held));
+        let up = state.signs.up(&state).await;
         let said = |up: bool| if up { "ok" } else { "down" };
         let limiter = if state.limiter.is_degraded() { "degraded" } else { "ok" };
         let parts = BTreeMap::from([
-            ("store".to_owned(), said(store).to_owned()),
+            ("store".to_owned(), said(up.store).to_owned()),
             ("limiter".to_owned(), limiter.to_owned()),
-            ("worm".to_owned(), said(worm).to_owned()),
+            ("worm".to_owned(), said(up.worm).to_owned()),
         ]);
         let ready = parts.values().all(|part| part != "down");
         let mut answer = Answer::json(&Ready { ready, parts })?;
@@ -50,11 +41,6 @@ pub(super) fn ready(state: Arc<State>, _: Ask) -> Reply {
         }
         Ok(answer)
     })
-}
-
-/// Whoever asks decides within seconds where to send people: a part that is silent for longer is down for now.
-async fn in_time(sign: impl Future<Output = bool>) -> bool {
-    tokio::time::timeout(SIGN, sign).await.unwrap_or(false)
 }
 
 pub(super) fn openapi(_: Arc<State>, _: Ask) -> Reply {

@@ -1,0 +1,109 @@
+//! How much of large bodies is in memory at a time, of one appliance and of all.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::problem::Problem;
+use super::router::BODY;
+
+/// Bytes of large bodies at a time. Verifying one takes a few times its size.
+const BUDGET: usize = 64 * 1024 * 1024;
+/// Large bodies of one caller at a time: the one being taken in, and the next.
+const OF_ONE: usize = 2;
+/// How long a request waits for room.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// One permit stands for so many bytes.
+const UNIT: usize = 1024;
+
+/// The room there is.
+#[derive(Debug)]
+pub(super) struct Bodies {
+    budget: Arc<Semaphore>,
+    held: Held,
+}
+
+type Held = Arc<Mutex<BTreeMap<String, usize>>>;
+
+/// Room for one body, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    who: String,
+    held: Held,
+    /// `None` while it waits for it.
+    budget: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        drop(self.budget.take());
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match held.get_mut(&self.who) {
+            Some(count) if *count > 1 => *count -= 1,
+            Some(_) | None => drop(held.remove(&self.who)),
+        }
+    }
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self { budget: Arc::new(Semaphore::new(BUDGET / UNIT)), held: Held::default() }
+    }
+}
+
+impl Bodies {
+    /// Room for a body of so many bytes, before any of it is read; small ones need none.
+    pub(super) async fn room(&self, who: &str, bytes: usize) -> Result<Option<Box<Room>>, Problem> {
+        if bytes <= BODY {
+            return Ok(None);
+        }
+        let mut room = self.counted(who)?;
+        let units = u32::try_from(bytes.min(BUDGET).div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let waiting = Arc::clone(&self.budget).acquire_many_owned(units);
+        let full = || Problem::later("too much is being taken in just now", 2);
+        let budget = tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| full())?.map_err(|_| full())?;
+        room.budget = Some(budget);
+        Ok(Some(room))
+    }
+
+    fn counted(&self, who: &str) -> Result<Box<Room>, Problem> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(who.to_owned()).or_default();
+        if *count >= OF_ONE {
+            return Err(Problem::later("two bodies of yours are being taken in already", 2));
+        }
+        *count += 1;
+        Ok(Box::new(Room { who: who.to_owned(), held: Arc::clone(&self.held), budget: None }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_has_two_and_all_have_the_budget() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let bodies = Bodies::default();
+            let large = BUDGET / 8;
+            let mut rooms = Vec::new();
+            for who in ["a", "a", "b", "b", "c", "c", "d"] {
+                rooms.push(bodies.room(who, large).await.unwrap());
+            }
+            let refused = bodies.room("a", large).await.unwrap_err();
+            assert_eq!((refused.status.as_u16(), refused.retry_after), (503, Some(2)));
+            rooms.push(bodies.room("e", large).await.unwrap());
+            let refused = bodies.room("f", large).await.unwrap_err();
+            assert_eq!((refused.status.as_u16(), refused.retry_after), (503, Some(2)));
+            assert!(bodies.room("a", BODY).await.unwrap().is_none(), "small ones need no room");
+            rooms.remove(0);
+            assert!(bodies.room("f", large).await.unwrap().is_some());
+            drop(rooms);
+            assert!(bodies.held.lock().unwrap().is_empty());
+            assert_eq!(bodies.budget.available_permits(), BUDGET / UNIT);
+        });
+    }
+}
