@@ -10,7 +10,7 @@ use crate::domain::id::{ApplianceId, SiteId};
 use crate::domain::role::{Role, Sites};
 use crate::fleet::people::{self, Person};
 use crate::fleet::sites::{self, PlanTier};
-use crate::fleet::{Fleet, FleetError, Kind};
+use crate::fleet::{Fleet, FleetError, Kind, Sql};
 use crate::server::problem::Problem;
 use crate::server::state::{audited, open_fleet};
 use crate::server::{State, enrolment};
@@ -123,9 +123,12 @@ pub(super) struct AddToken {
     /// What for
     #[arg(long)]
     name: String,
-    /// What it may do, if less than its person may
+    /// A role that narrows it: it does only what this and its person's role both allow [default: the person's]
     #[arg(long)]
     role: Option<Role>,
+    /// A site it may act on, of its person's; once each [default: all of theirs]
+    #[arg(long = "site", value_name = "ID")]
+    sites: Vec<SiteId>,
     /// For how many days
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=i64::from(TOKEN_DAYS)))]
     days: u16,
@@ -314,18 +317,19 @@ impl Token {
                     let secret = secret()?;
                     let token = new_token(&secret, (&add.user, &add.name), (now, add.days));
                     let (id, expires_at) = (token.id.clone(), token.expires_at);
+                    let sites = add.sites;
                     fleet
                         .write(move |sql| {
-                            let (mut token, who) = (token.clone(), who.clone());
+                            let (mut token, who, sites) = (token.clone(), who.clone(), sites.clone());
                             Box::pin(async move {
                                 let person = people::person(sql, &token.person).await?;
-                                token.role = add.role.unwrap_or(person.role).min(person.role);
-                                token.sites = person.sites;
+                                token.role = add.role.unwrap_or(person.role);
+                                token.sites = narrowed(sql, sites, person).await?;
                                 token.created_by.clone_from(&who);
                                 people::add_token(sql, &token).await?;
                                 let expires = token.expires_at.to_string();
                                 let detail =
-                                    json!({"user": token.person, "role": token.role.word(), "expires": expires});
+                                    json!({"user": token.person, "role": token.role.word(), "sites": token.sites.stored(), "expires": expires});
                                 audited(sql, ("", now), (&who, "token.add", &token.id), detail).await
                             })
                         })
@@ -376,6 +380,20 @@ impl Token {
             Ok(Exit::Ok)
         })
     }
+}
+
+/// The sites of a token: those that are named, which must be its person's, or all of theirs.
+async fn narrowed(sql: &Sql, named: Vec<SiteId>, person: Person) -> Result<Sites, FleetError> {
+    if named.is_empty() {
+        return Ok(person.sites);
+    }
+    for id in &named {
+        sites::site(sql, id).await?;
+        if !person.sites.includes(id) {
+            return Err(FleetError::Refused(format!("{} may not act on {id}", person.id)));
+        }
+    }
+    Ok(Sites::Some(named))
 }
 
 /// A token for a person's program with everything the person may; only its hash is kept.

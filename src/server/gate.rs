@@ -19,7 +19,6 @@ use super::problem::Problem;
 use super::router::{Answer, Ask, Class, Handler, Route, Router, query_of};
 use super::state::State;
 use crate::crypto::sha256;
-use crate::domain::role::may;
 use crate::fleet::audit::{self, Audit};
 use crate::fleet::people::{self, Caller};
 use crate::lock::{Rate, Taken};
@@ -118,8 +117,8 @@ impl Gate {
                     Err(problem) => return Err(Box::pin(self.turned_away(route, &object, &stranger, problem)).await),
                 };
                 let who = Who { actor: format!("person:{}", caller.person), ..stranger };
-                if !may(caller.role, *deed) {
-                    let problem = Problem::forbidden(format!("a {} may not do this", caller.role));
+                if let Some(role) = caller.roles.refusing(*deed) {
+                    let problem = Problem::forbidden(format!("the role `{role}` does not allow this"));
                     return Err(Box::pin(self.turned_away(route, &object, &who, problem)).await);
                 }
                 self.room(route, &caller.person).await?;

@@ -10,7 +10,7 @@ use malachor::crypto::merkle::Node;
 use malachor::domain::bundle::BundleKind;
 use malachor::domain::id::{ApplianceId, OrderId, SiteId};
 use malachor::domain::order::OrderState;
-use malachor::domain::role::{Role, Sites};
+use malachor::domain::role::{Role, Roles, Sites};
 use malachor::fleet::audit::{self, Audit};
 use malachor::fleet::bundles;
 use malachor::fleet::logs::{self, Advance, Followed, NewEntry, Segment};
@@ -424,7 +424,11 @@ async fn people_and_tokens(fleet: &Fleet) {
     assert_eq!(twice.unwrap_err().kind(), Kind::Conflict);
     let caller = |at| fleet.read(move |sql| Box::pin(people::caller(sql, &[7; 32], at)));
     let who = caller(later(1)).await.unwrap().unwrap();
-    assert_eq!((who.role, who.sites), (Role::Technician, Sites::Some(vec![north()])), "no more than its person may");
+    assert_eq!(
+        (who.roles, who.sites),
+        (Roles { person: Role::Technician, token: Role::Admin }, Sites::Some(vec![north()])),
+        "no more than its person may"
+    );
     assert_eq!(caller(later(60)).await.unwrap(), None, "its time is over");
     fleet.write(|sql| Box::pin(people::used(sql, &[7; 32], later(1)))).await.unwrap();
     fleet.write(|sql| Box::pin(people::used(sql, &[7; 32], later(1) + SignedDuration::from_secs(30)))).await.unwrap();

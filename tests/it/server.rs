@@ -118,6 +118,22 @@ fn who_may_ask_is_decided_by_the_token_alone() {
     assert_eq!(fleet.ask("GET", "/api/sites", &viewer, None).0, 200);
     let (status, said) = fleet.ask("POST", "/api/orders", &viewer, Some(body));
     assert_eq!(status, 403, "{said}");
+    // Roles are no ladder: a token of another role does what both allow, and no site beyond its own.
+    let tom = fleet.person("tom", "technician");
+    assert_eq!(fleet.ask("GET", "/api/audit", &tom, None).0, 403);
+    let made = ["token", "add", "--user", "tom", "--name", "test", "--by", "ops"];
+    let reads = stdout(&fleet.place.run(&[&made[..], &["--role", "auditor"]].concat())).trim().to_owned();
+    assert_eq!(fleet.ask("GET", "/api/orders", &reads, None).0, 200);
+    for (method, path, body) in [("GET", "/api/audit", None), ("POST", "/api/orders", Some(body))] {
+        let (status, said) = fleet.ask(method, path, &reads, body);
+        assert_eq!(status, 403, "{method} {path}: {said}");
+    }
+    fleet.place.ok(&["site", "add", "other", "--name", "Oak Street", "--by", "ops"]);
+    let here = stdout(&fleet.place.run(&[&made[..], &["--site", "clinic"]].concat())).trim().to_owned();
+    let (_, seen) = fleet.ask("GET", "/api/sites", &here, None);
+    assert_eq!((seen.as_array().unwrap().len(), &seen[0]["id"]), (1, &"clinic".into()), "{seen}");
+    let nowhere = fleet.place.run(&[&made[..], &["--site", "nowhere"]].concat());
+    assert!(stderr(&nowhere).contains("no site is called `nowhere`"), "{}", stderr(&nowhere));
     // Ended people are nobody.
     fleet.place.ok(&["user", "end", "kim", "--by", "ops"]);
     assert_eq!(fleet.ask("GET", "/api/sites", &viewer, None).0, 401);
