@@ -18,6 +18,7 @@ pub mod problem;
 pub mod publish;
 pub mod router;
 pub mod state;
+mod whose;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -286,6 +286,7 @@ pub struct AddSite {
     #[schemars(extend("pattern" = ID, "maxLength" = 63))]
     pub id: String,
     /// What people call it.
+    #[schemars(extend("pattern" = "\\S"))]
     pub name: String,
     /// essential, professional or enterprise.
     #[schemars(extend("enum" = ["essential", "professional", "enterprise"]))]

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::app::Clock;
 use crate::crypto::{hex, sha256};
-use crate::domain::id::{ApplianceId, SiteId};
+use crate::domain::id::{ApplianceId, PersonId, SiteId};
 use crate::domain::role::{Role, Sites};
 use crate::fleet::people::{self, Person};
 use crate::fleet::sites::{self, PlanTier};
@@ -79,8 +79,8 @@ pub(super) enum User {
 
 #[derive(Debug, Args)]
 pub(super) struct AddUser {
-    /// Short name, as it stands in the audit trail
-    id: String,
+    /// Short name, as it stands in the audit trail: lower case letters, digits, `-`, `.` and `_`
+    id: PersonId,
     /// Full name
     #[arg(long)]
     name: String,
@@ -249,7 +249,7 @@ impl User {
                     let sites = Sites::read(&text)
                         .ok_or_else(|| Failure::new(Exit::Usage, format!("`{text}` names no sites")))?;
                     let person = Person {
-                        id: add.id,
+                        id: add.id.to_string(),
                         name: add.name,
                         role: add.role,
                         sites,

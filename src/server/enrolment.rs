@@ -68,6 +68,9 @@ pub async fn token(
 
 /// Adds a site.
 pub async fn add_site(fleet: &Fleet, site: &Site, who: &str) -> Result<(), FleetError> {
+    if site.name.trim().is_empty() {
+        return Err(FleetError::Refused(format!("the site `{}` needs a name", site.id)));
+    }
     let (site, who) = (site.clone(), who.to_owned());
     fleet
         .write(move |sql| {

@@ -18,6 +18,7 @@ use super::authority::Identity;
 use super::problem::Problem;
 use super::router::{Answer, Ask, Class, Handler, Route, Router, query_of};
 use super::state::State;
+use super::whose::Whose;
 use crate::crypto::sha256;
 use crate::fleet::audit::{self, Audit};
 use crate::fleet::people::{self, Caller};
@@ -100,7 +101,7 @@ impl Gate {
         let stranger = Who::at(peer);
         let (who, answered) = match &route.handler {
             Handler::Anyone(handler) | Handler::Token(handler) => {
-                self.room(route, &peer.address.to_string()).await?;
+                self.room(route, Whose::Address(peer.address)).await?;
                 (stranger, handler(state, Box::pin(ask(route, path, request, peer)).await?).await)
             }
             Handler::Appliance(handler) => {
@@ -108,7 +109,7 @@ impl Gate {
                     Ok(identity) => identity,
                     Err(problem) => return Err(Box::pin(self.turned_away(route, &object, &stranger, problem)).await),
                 };
-                self.room(route, &format!("{}/{}", identity.site, identity.appliance)).await?;
+                self.room(route, Whose::Appliance(&identity.site, &identity.appliance)).await?;
                 (stranger, handler(state, Box::pin(ask(route, path, request, peer)).await?, identity).await)
             }
             Handler::Person(deed, handler) => {
@@ -121,7 +122,7 @@ impl Gate {
                     let problem = Problem::forbidden(format!("the role `{role}` does not allow this"));
                     return Err(Box::pin(self.turned_away(route, &object, &who, problem)).await);
                 }
-                self.room(route, &caller.person).await?;
+                self.room(route, Whose::Person(&caller.person)).await?;
                 (who, handler(state, Box::pin(ask(route, path, request, peer)).await?, caller).await)
             }
         };
@@ -168,7 +169,7 @@ impl Gate {
     }
 
     /// Whether the caller has room in the route's class; each class has its own, so that none starves another.
-    async fn room(&self, route: &Route, who: &str) -> Result<(), Problem> {
+    async fn room(&self, route: &Route, who: Whose<'_>) -> Result<(), Problem> {
         let rate = rate(route.class);
         match self.state.limiter.take(&format!("{}:{who}", route.class.word()), rate).await {
             Taken::Allowed { .. } => Ok(()),
@@ -212,7 +213,7 @@ impl Gate {
         };
         // A flood of refusals is counted, and does not fill the disk.
         let few = Rate { limit: 10, window: Duration::from_mins(1) };
-        let key = format!("turned-away:{}:{}", who.actor, who.address);
+        let key = format!("turned-away:{}:{}", who.actor, Whose::Address(who.address));
         if matches!(self.state.limiter.take(&key, few).await, Taken::Later { .. }) {
             return;
         }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::state::{State, audited};
+use super::whose::Whose;
 use crate::crypto::dsse;
 use crate::crypto::{hex, jcs};
 use crate::domain::id::{ApplianceId, OrderId, SiteId};
@@ -102,7 +103,7 @@ async fn room(state: &Arc<State>, asked: &Asked) -> Result<(), Problem> {
     });
     let sites: BTreeSet<SiteId> = meant.await?.into_iter().map(|one| one.site).collect();
     for site in sites {
-        if let Taken::Later { after } = state.limiter.take(&format!("orders:{site}"), PER_SITE).await {
+        if let Taken::Later { after } = state.limiter.take(&format!("orders:{}", Whose::Site(&site)), PER_SITE).await {
             let detail =
                 format!("{site}: {} requests within {} s are allowed", PER_SITE.limit, PER_SITE.window.as_secs());
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);

@@ -134,6 +134,11 @@ fn who_may_ask_is_decided_by_the_token_alone() {
     assert_eq!((seen.as_array().unwrap().len(), &seen[0]["id"]), (1, &"clinic".into()), "{seen}");
     let nowhere = fleet.place.run(&[&made[..], &["--site", "nowhere"]].concat());
     assert!(stderr(&nowhere).contains("no site is called `nowhere`"), "{}", stderr(&nowhere));
+    // Names have a form: they stand in keys and in the trail.
+    let odd = fleet.place.run(&["user", "add", "a:b", "--name", "x", "--role", "viewer", "--site", "*", "--by", "ops"]);
+    assert!(stderr(&odd).contains("`a:b` is not a person's id"), "{}", stderr(&odd));
+    let blank = fleet.place.run(&["site", "add", "blank", "--name", " ", "--by", "ops"]);
+    assert!(stderr(&blank).contains("needs a name"), "{}", stderr(&blank));
     // Ended people are nobody.
     fleet.place.ok(&["user", "end", "kim", "--by", "ops"]);
     assert_eq!(fleet.ask("GET", "/api/sites", &viewer, None).0, 401);

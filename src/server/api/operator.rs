@@ -62,6 +62,9 @@ pub(super) fn add_site(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
         let asked: AddSite = ask.json()?;
         let id: SiteId = asked.id.parse().map_err(|error| Problem::bad("id", format!("{error}")))?;
         let tier = asked.tier.parse().map_err(|error: String| Problem::bad("tier", error))?;
+        if asked.name.trim().is_empty() {
+            return Err(Problem::bad("name", "a site needs a name"));
+        }
         let site = Site { id, name: asked.name, tier, created_at: state.clock.now() };
         enrolment::add_site(&state.fleet, &site, &format!("person:{}", caller.person)).await?;
         Answer::json(&site_line(&site))
