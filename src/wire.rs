@@ -399,6 +399,8 @@ pub struct RequestLine {
     pub id: String,
     /// What was asked for.
     pub verb: Value,
+    /// Whom it is for, as `site/appliance`; of the sites its reader sees.
+    pub target: Vec<String>,
     /// Why.
     pub reason: String,
     /// Who asked.

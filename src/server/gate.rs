@@ -20,6 +20,7 @@ use super::router::{Answer, Ask, Class, Handler, Route, Router, query_of};
 use super::state::State;
 use super::whose::Whose;
 use crate::crypto::sha256;
+use crate::domain::id::SiteId;
 use crate::fleet::audit::{self, Audit};
 use crate::fleet::people::{self, Caller};
 use crate::lock::{Rate, Taken};
@@ -117,7 +118,9 @@ impl Gate {
                     Ok(caller) => caller,
                     Err(problem) => return Err(Box::pin(self.turned_away(route, &object, &stranger, problem)).await),
                 };
-                let who = Who { actor: format!("person:{}", caller.person), ..stranger };
+                // A site's auditors see who was kept from it.
+                let site = path.get("site").filter(|site| site.parse::<SiteId>().is_ok()).cloned().unwrap_or_default();
+                let who = Who { actor: format!("person:{}", caller.person), site, ..stranger };
                 if let Some(role) = caller.roles.refusing(*deed) {
                     let problem = Problem::forbidden(format!("the role `{role}` does not allow this"));
                     return Err(Box::pin(self.turned_away(route, &object, &who, problem)).await);

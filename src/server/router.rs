@@ -109,6 +109,8 @@ pub enum Query {
     Number(Number),
     /// `site`: only what is of this one.
     Site,
+    /// `before`: only what came before this request.
+    Before,
 }
 
 type Future = BoxFuture<'static, Result<Answer, Problem>>;

@@ -224,7 +224,7 @@ async fn orders_have_places_and_go_one_way(fleet: &Fleet) {
     let request = Request {
         id: "REQ-0000000000000001".parse().unwrap(),
         verb: "{}".into(),
-        target: "north/front-desk".into(),
+        target: vec![(north(), desk())],
         reason: "r".into(),
         asked_by: "person:a".into(),
         asked_at: now(),
@@ -308,12 +308,55 @@ async fn orders_have_places_and_go_one_way(fleet: &Fleet) {
     let all = fleet
         .read(move |sql| {
             let id = request_id.clone();
-            Box::pin(async move { orders::orders_of(sql, &id).await })
+            Box::pin(async move { Ok(orders::orders_of(sql, &[&id], &Sites::All).await?.remove(&id).unwrap()) })
         })
         .await
         .unwrap();
     let ends: Vec<_> = all.iter().map(|order| order.state).collect();
+    requests_are_found_by_site_and_page_by_page(fleet, &request).await;
     assert!(ends.contains(&OrderState::Succeeded) && ends.contains(&OrderState::Expired), "{ends:?}");
+}
+
+async fn requests_are_found_by_site_and_page_by_page(fleet: &Fleet, like: &Request) {
+    let south = || Sites::Some(vec!["south".parse().unwrap()]);
+    let listed = |sites: Sites, before: Option<&str>, limit| {
+        let before: Option<OrderId> = before.map(|id| id.parse().unwrap());
+        fleet.read(move |sql| {
+            let (sites, before) = (sites.clone(), before.clone());
+            Box::pin(async move {
+                let found = orders::requests(sql, &sites, before.as_ref(), limit).await?;
+                Ok(found
+                    .into_iter()
+                    .map(|(one, its)| (one.id.to_string(), one.target.len(), its.len()))
+                    .collect::<Vec<_>>())
+            })
+        })
+    };
+    let id = |n: u8| format!("REQ-00000000000000a{n}");
+    for n in 0..5 {
+        let site = if n == 0 { "south" } else { "north" };
+        let target = vec![(site.parse().unwrap(), desk()), ("south".parse().unwrap(), "x".parse().unwrap())];
+        let target = if n == 4 { target } else { target[..1].to_vec() };
+        let request = Request { id: id(n).parse().unwrap(), target, asked_at: later(5), ..like.clone() };
+        let added = fleet.write(move |sql| {
+            let request = request.clone();
+            Box::pin(async move { orders::add_request(sql, &request).await })
+        });
+        added.await.unwrap();
+    }
+    // The newest of the fleet are another site's, and its own are found all the same, with its own part alone.
+    assert_eq!(listed(south(), None, 2).await.unwrap(), [(id(4), 1, 0), (id(0), 1, 0)]);
+    assert_eq!(listed(Sites::Some(Vec::new()), None, 9).await.unwrap(), []);
+    // All were asked for in the same moment, and none is missed or seen twice.
+    let (mut seen, mut before) = (Vec::new(), None::<String>);
+    loop {
+        let page = listed(Sites::All, before.as_deref(), 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        before = Some(last.0.clone());
+        seen.extend(page);
+    }
+    let first = like.id.to_string();
+    assert_eq!(seen, [(id(4), 2, 0), (id(3), 1, 0), (id(2), 1, 0), (id(1), 1, 0), (id(0), 1, 0), (first, 1, 2)]);
 }
 
 fn step(from: u64, count: u64, mark: u8) -> Advance {

@@ -557,6 +557,16 @@ fn another_tenants_things_are_not_there() {
         appliances(&world, &evidence, &mut refusals).await;
         world.written_down(&refusals).await;
 
+        // The other site's own auditor sees what was asked of it, and who was kept from it; nothing of this one.
+        let otto = world.person("otto", Role::Auditor, Sites::read("zebra").unwrap()).await;
+        let rows = world.nobody.with(&otto).ask("GET", "/api/audit?limit=1000", "").await.unwrap().json();
+        let rows = rows.as_array().unwrap();
+        assert!(rows.iter().all(|row| row["site"] == "zebra"), "{rows:?}");
+        let asked = rows.iter().find(|row| row["act"] == "order.ask" && row["object"] == world.waiting.as_str());
+        assert_eq!(asked.unwrap()["detail"]["target"], serde_json::json!(["zebra/okapi"]), "{rows:?}");
+        let kept_out = |row: &&Value| row["outcome"] == "refused" && row["actor"] == "person:lee";
+        assert!(rows.iter().filter(kept_out).count() >= 3, "{rows:?}");
+
         // Whoever sees all sites sees what the others did not: the fleet had it to show.
         for path in ["/api/sites", "/api/appliances", "/api/orders", "/api/audit"] {
             assert!(world.done("GET", path, "").await.to_string().contains("zebra"), "{path}");
