@@ -407,7 +407,7 @@ pub struct RequestLine {
     pub asked_by: String,
     /// When, RFC 3339.
     pub asked_at: String,
-    /// waiting, issued or rejected.
+    /// waiting, issued, rejected or expired.
     pub state: String,
     /// Who decided.
     pub decided_by: Option<String>,

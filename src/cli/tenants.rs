@@ -141,7 +141,7 @@ impl From<FleetError> for Failure {
     fn from(error: FleetError) -> Self {
         let exit = match error.kind() {
             Kind::Transient | Kind::Broken => Exit::Unavailable,
-            Kind::NotThere | Kind::Conflict | Kind::Refused => Exit::Usage,
+            Kind::NotThere | Kind::Conflict | Kind::Refused | Kind::Stands => Exit::Usage,
         };
         Self::new(exit, error.to_string())
     }

@@ -26,14 +26,21 @@ pub struct Request {
     pub asked_by: String,
     /// When.
     pub asked_at: Timestamp,
-    /// For how long its orders hold, in seconds.
+    /// For how long it waits for a second person, and then its orders hold, in seconds.
     pub life_s: i64,
-    /// waiting, issued or rejected.
+    /// waiting, issued, rejected or expired.
     pub state: String,
     /// Who decided, where a second person had to.
     pub decided_by: Option<String>,
     /// When.
     pub decided_at: Option<Timestamp>,
+}
+
+impl Request {
+    /// Whether it has waited for a second person for as long as it may.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        now.duration_since(self.asked_at).as_secs() >= self.life_s
+    }
 }
 
 /// One order to one appliance, as it stands.
@@ -96,8 +103,17 @@ const TARGETS: Many<'static> =
 /// Decides a request that waits; one that does not wait any more is refused.
 pub async fn decide_request(sql: &Sql, id: &OrderId, state: &str, who: &str, now: Timestamp) -> Result<(), FleetError> {
     let update = "UPDATE request SET state = $1, decided_by = $2, decided_at = $3 WHERE id = $4 AND state = 'waiting'";
-    let missing = format!("request {id} is not waiting for a yes");
-    sql.run_one(update, &[state.into(), who.into(), now.into(), id.as_str().into()], &missing).await
+    match sql.run(update, &[state.into(), who.into(), now.into(), id.as_str().into()]).await? {
+        0 => Err(FleetError::Stands(format!("request {id} does not wait for a second person any more"))),
+        _ => Ok(()),
+    }
+}
+
+/// Ends requests nobody decided in time; says how many.
+pub async fn expire_requests(sql: &Sql, now: Timestamp) -> Result<u64, FleetError> {
+    let update = "UPDATE request SET state = 'expired', decided_at = $1
+                  WHERE state = 'waiting' AND asked_at + life_s * 1000 <= $1";
+    sql.run(update, &[now.into()]).await
 }
 
 /// One request.

@@ -84,7 +84,7 @@ pub async fn add_site(fleet: &Fleet, site: &Site, who: &str) -> Result<(), Fleet
         .await
 }
 
-/// Ends an appliance's right to speak.
+/// Ends an appliance's right to speak, and to be enrolled again with a token that was made before.
 pub async fn revoke(
     fleet: &Fleet,
     (site, appliance): (SiteId, ApplianceId),
@@ -97,6 +97,7 @@ pub async fn revoke(
             let (site, appliance, who) = (site.clone(), appliance.clone(), who.clone());
             Box::pin(async move {
                 sites::revoke(sql, &site, &appliance, now).await?;
+                sites::void_tokens(sql, &site, &appliance, now).await?;
                 let name = format!("{site}/{appliance}");
                 audited(sql, (site.as_str(), now), (&who, "appliance.revoke", &name), json!({})).await
             })

@@ -15,9 +15,10 @@ use crate::crypto::dsse;
 use crate::crypto::{hex, jcs};
 use crate::domain::id::{ApplianceId, OrderId, SiteId};
 use crate::domain::order::{MAX_LIFE, ORDER, Order, OrderState, Verb};
-use crate::domain::role::Sites;
+use crate::domain::role::{Deed, Sites, may};
 use crate::fleet::audit::{self, Audit};
 use crate::fleet::orders::{self, Request, StoredOrder};
+use crate::fleet::people;
 use crate::fleet::sites::{self, ApplianceState, Enrolled, PlanTier};
 use crate::fleet::{FleetError, Sql};
 use crate::lock::{Rate, Taken};
@@ -131,6 +132,12 @@ pub async fn decide(state: &Arc<State>, id: &OrderId, who: &str, sites: &Sites, 
                 if !allowed {
                     return Err(FleetError::NotThere(format!("there is no request {id}")));
                 }
+                if request.is_stale(now) {
+                    return Err(FleetError::Stands(format!("request {id} has waited too long; ask again")));
+                }
+                if yes {
+                    asker_still_may(sql, &request).await?;
+                }
                 let word = if yes { "issued" } else { "rejected" };
                 orders::decide_request(sql, &id, word, &who, now).await?;
                 trail(sql, &request, (&who, "order.decide", now), &json!({"yes": yes})).await?;
@@ -147,6 +154,16 @@ pub async fn decide(state: &Arc<State>, id: &OrderId, who: &str, sites: &Sites, 
         state.ring(&site, &appliance);
     }
     Ok(())
+}
+
+/// A yes is to what somebody wants who may have it now: not to what one asked for who has left, or has less to say by now.
+async fn asker_still_may(sql: &Sql, request: &Request) -> Result<(), FleetError> {
+    let asker = people::person(sql, &request.asked_by).await?;
+    let everywhere = request.target.iter().all(|(site, _)| asker.sites.includes(site));
+    if asker.ended_at.is_none() && may(asker.role, Deed::Order) && everywhere {
+        return Ok(());
+    }
+    Err(FleetError::Stands(format!("{} may not ask for this any more", request.asked_by)))
 }
 
 /// One row for each site that is meant, with its own appliances: its auditors see it, and nothing of others.

@@ -44,7 +44,13 @@ pub(super) fn spawn(state: &Arc<State>) -> JoinSet<()> {
     loops.spawn(async move {
         loop {
             let now = expiring.clock.now();
-            match expiring.fleet.write(move |sql| Box::pin(orders::expire(sql, now))).await {
+            let expired = expiring.fleet.write(move |sql| {
+                Box::pin(async move {
+                    orders::expire(sql, now).await?;
+                    orders::expire_requests(sql, now).await
+                })
+            });
+            match expired.await {
                 Ok(_) => expiring.metrics.did("order_expiry", now),
                 Err(error) => tracing::warn!("orders cannot be expired: {error}"),
             }

@@ -249,7 +249,21 @@ async fn orders_have_places_and_go_one_way(fleet: &Fleet) {
         })
     };
     decide("person:b").await.unwrap();
-    assert_eq!(decide("person:c").await.unwrap_err().kind(), Kind::NotThere, "it is decided");
+    assert_eq!(decide("person:c").await.unwrap_err().kind(), Kind::Stands, "it is decided");
+    let old = Request { id: "REQ-0000000000000002".parse().unwrap(), ..request.clone() };
+    let (stale, before) = (old.is_stale(later(30)), old.is_stale(later(29)));
+    assert!(stale && !before, "it waits for as long as its orders would hold");
+    fleet
+        .write(move |sql| {
+            let old = old.clone();
+            Box::pin(async move { orders::add_request(sql, &old).await })
+        })
+        .await
+        .unwrap();
+    for (minutes, ended) in [(29, 0), (30, 1), (31, 0)] {
+        let expired = fleet.write(move |sql| Box::pin(orders::expire_requests(sql, later(minutes)))).await.unwrap();
+        assert_eq!(expired, ended, "after {minutes} minutes");
+    }
     let mut places = Vec::new();
     for _ in 0..2 {
         places.push(
@@ -355,8 +369,11 @@ async fn requests_are_found_by_site_and_page_by_page(fleet: &Fleet, like: &Reque
         before = Some(last.0.clone());
         seen.extend(page);
     }
-    let first = like.id.to_string();
-    assert_eq!(seen, [(id(4), 2, 0), (id(3), 1, 0), (id(2), 1, 0), (id(1), 1, 0), (id(0), 1, 0), (first, 1, 2)]);
+    let (first, stale) = (like.id.to_string(), "REQ-0000000000000002".to_owned());
+    assert_eq!(
+        seen,
+        [(id(4), 2, 0), (id(3), 1, 0), (id(2), 1, 0), (id(1), 1, 0), (id(0), 1, 0), (stale, 1, 0), (first, 1, 2)]
+    );
 }
 
 fn step(from: u64, count: u64, mark: u8) -> Advance {
