@@ -261,7 +261,7 @@ pub struct Stats {
     pub appliances: u64,
     /// Of those, seen within five minutes.
     pub seen_lately: Option<u64>,
-    /// Evidence in quarantine.
+    /// Evidence of those sites in quarantine.
     pub quarantined: u64,
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::sql::Many;
+use super::sql::{Many, one_of, within};
 use super::{FleetError, Row, Sql, Value};
 use crate::domain::id::{ApplianceId, OrderId, SiteId};
 use crate::domain::order::OrderState;
@@ -152,24 +152,6 @@ pub async fn requests(
         (request, its)
     };
     Ok(found.into_iter().map(with).collect())
-}
-
-/// A condition on a column: one of these values, which become parameters.
-fn one_of<'a>(column: &str, values: impl IntoIterator<Item = &'a str>, params: &mut Vec<Value>) -> String {
-    let mut places = Vec::new();
-    for value in values {
-        params.push(value.into());
-        places.push(format!("${}", params.len()));
-    }
-    // PostgreSQL has no empty list.
-    if places.is_empty() { "1 = 0".to_owned() } else { format!("{column} IN ({})", places.join(", ")) }
-}
-
-fn within(column: &str, sites: &Sites, params: &mut Vec<Value>) -> String {
-    match sites {
-        Sites::All => "1 = 1".to_owned(),
-        Sites::Some(sites) => one_of(column, sites.iter().map(SiteId::as_str), params),
-    }
 }
 
 /// The appliances of these sites that requests were settled on.

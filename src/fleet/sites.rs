@@ -186,7 +186,9 @@ pub async fn add_token(sql: &Sql, token: &EnrolToken) -> Result<(), FleetError> 
     let known = appliance(sql, &token.site, &token.appliance).await?.is_some();
     if known && !token.again {
         let name = format!("{}/{}", token.site, token.appliance);
-        return Err(FleetError::Exists(format!("{name} is enrolled already; `--again` lets a new one take its place")));
+        return Err(FleetError::Exists(format!(
+            "{name} is enrolled already; only a token made to enrol it again lets it take its own place"
+        )));
     }
     let insert = "INSERT INTO enrol_token (hash, site_id, appliance_id, again, created_by, created_at, expires_at)
                   VALUES ($1, $2, $3, $4, $5, $6, $7)";

@@ -127,7 +127,7 @@ pub async fn release(
                 let known = known.ok_or_else(|| FleetError::NotThere(format!("no appliance is called `{name}`")))?;
                 if known.state != ApplianceState::RolledBack {
                     let why = format!("{name} is {}; only what came back with an older state is released", known.state.word());
-                    return Err(FleetError::Refused(why));
+                    return Err(FleetError::Stands(why));
                 }
                 let holds = logs::size(sql, &site, &appliance).await?;
                 let used = orders::last_acknowledged(sql, &site, &appliance).await?;
@@ -138,7 +138,7 @@ pub async fn release(
                          state on it, or enrol it under a new name and revoke this one",
                         has.0, has.1
                     );
-                    return Err(FleetError::Refused(why));
+                    return Err(FleetError::Stands(why));
                 }
                 sites::set_state(sql, &site, &appliance, ApplianceState::Active).await?;
                 audited(sql, (site.as_str(), now), (&who, "appliance.release", &name), json!({"reason": reason})).await

@@ -250,6 +250,7 @@ async fn ask(
     peer: &Peer,
 ) -> Result<Ask, Problem> {
     let query = query_of(request.uri().query().unwrap_or_default());
+    route.reads(&query)?;
     let reading = Limited::new(request.into_body(), route.body).collect();
     let slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not arrive in time");
     let body = tokio::time::timeout(BODY, reading).await.map_err(slow)?.map_err(|error| {

@@ -55,6 +55,12 @@ pub async fn ask(state: &Arc<State>, asked: Asked) -> Result<OrderId, Problem> {
     if asked.reason.trim().is_empty() {
         return Err(Problem::bad("reason", "an order needs a reason"));
     }
+    if asked.target.is_empty() {
+        return Err(Problem::bad("target", "an order is for somebody"));
+    }
+    for tier in asked.target.iter().filter_map(|target| target.strip_prefix("tier:")) {
+        tier.parse::<PlanTier>().map_err(|error| Problem::bad("target", error))?;
+    }
     let life_s = i64::from(asked.life_s.unwrap_or(0));
     let life_s = if life_s == 0 { LIFE } else { life_s };
     if SignedDuration::from_secs(life_s) > MAX_LIFE {

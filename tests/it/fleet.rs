@@ -439,7 +439,11 @@ async fn a_log_is_followed_step_by_step(fleet: &Fleet) {
     assert!(kept("FORK").await.unwrap());
     assert!(!kept("FORK").await.unwrap(), "once");
     assert!(kept("BAD_SIGNATURE").await.unwrap());
-    assert_eq!(fleet.read(|sql| Box::pin(logs::quarantined(sql))).await.unwrap(), 2);
+    for (sites, kept) in [("*", 2), ("north", 2), ("south", 0)] {
+        let counted =
+            fleet.read(move |sql| Box::pin(async move { logs::quarantined(sql, &Sites::read(sites).unwrap()).await }));
+        assert_eq!(counted.await.unwrap(), kept, "{sites}");
+    }
 }
 
 async fn people_and_tokens(fleet: &Fleet) {
