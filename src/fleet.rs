@@ -63,6 +63,9 @@ pub enum FleetError {
     /// It may not be, whoever asks.
     #[error("{0}")]
     Refused(String),
+    /// Things stand so that it cannot be done.
+    #[error("{0}")]
+    Stands(String),
     /// A stored value cannot be read back.
     #[error("the database holds something this program did not write: {0}")]
     Corrupt(String),
@@ -87,6 +90,8 @@ pub enum Kind {
     Conflict,
     /// It may not be.
     Refused,
+    /// Not as things stand.
+    Stands,
     /// Nobody can go on before somebody looks.
     Broken,
 }
@@ -99,6 +104,7 @@ impl FleetError {
             Self::Exists(_) => Kind::Conflict,
             Self::NotThere(_) => Kind::NotThere,
             Self::Refused(_) => Kind::Refused,
+            Self::Stands(_) => Kind::Stands,
             Self::Newer { .. } | Self::Changed { .. } | Self::Corrupt(_) | Self::Database { .. } => Kind::Broken,
         }
     }

@@ -21,6 +21,7 @@ pub mod publish;
 pub mod router;
 mod signs;
 pub mod state;
+mod whose;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -261,7 +261,7 @@ pub struct Stats {
     pub appliances: u64,
     /// Of those, seen within five minutes.
     pub seen_lately: Option<u64>,
-    /// Evidence in quarantine.
+    /// Evidence of those sites in quarantine.
     pub quarantined: u64,
 }
 
@@ -286,6 +286,7 @@ pub struct AddSite {
     #[schemars(extend("pattern" = ID, "maxLength" = 63))]
     pub id: String,
     /// What people call it.
+    #[schemars(extend("pattern" = "\\S"))]
     pub name: String,
     /// essential, professional or enterprise.
     #[schemars(extend("enum" = ["essential", "professional", "enterprise"]))]
@@ -398,13 +399,15 @@ pub struct RequestLine {
     pub id: String,
     /// What was asked for.
     pub verb: Value,
+    /// Whom it is for, as `site/appliance`; of the sites its reader sees.
+    pub target: Vec<String>,
     /// Why.
     pub reason: String,
     /// Who asked.
     pub asked_by: String,
     /// When, RFC 3339.
     pub asked_at: String,
-    /// waiting, issued or rejected.
+    /// waiting, issued, rejected or expired.
     pub state: String,
     /// Who decided.
     pub decided_by: Option<String>,

@@ -6,11 +6,11 @@ use serde_json::json;
 
 use crate::app::Clock;
 use crate::crypto::{hex, sha256};
-use crate::domain::id::{ApplianceId, SiteId};
+use crate::domain::id::{ApplianceId, PersonId, SiteId};
 use crate::domain::role::{Role, Sites};
 use crate::fleet::people::{self, Person};
 use crate::fleet::sites::{self, PlanTier};
-use crate::fleet::{Fleet, FleetError, Kind};
+use crate::fleet::{Fleet, FleetError, Kind, Sql};
 use crate::server::problem::Problem;
 use crate::server::state::{audited, open_fleet};
 use crate::server::{State, enrolment};
@@ -79,8 +79,8 @@ pub(super) enum User {
 
 #[derive(Debug, Args)]
 pub(super) struct AddUser {
-    /// Short name, as it stands in the audit trail
-    id: String,
+    /// Short name, as it stands in the audit trail: lower case letters, digits, `-`, `.` and `_`
+    id: PersonId,
     /// Full name
     #[arg(long)]
     name: String,
@@ -123,9 +123,12 @@ pub(super) struct AddToken {
     /// What for
     #[arg(long)]
     name: String,
-    /// What it may do, if less than its person may
+    /// A role that narrows it: it does only what this and its person's role both allow [default: the person's]
     #[arg(long)]
     role: Option<Role>,
+    /// A site it may act on, of its person's; once each [default: all of theirs]
+    #[arg(long = "site", value_name = "ID")]
+    sites: Vec<SiteId>,
     /// For how many days
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=i64::from(TOKEN_DAYS)))]
     days: u16,
@@ -138,7 +141,7 @@ impl From<FleetError> for Failure {
     fn from(error: FleetError) -> Self {
         let exit = match error.kind() {
             Kind::Transient | Kind::Broken => Exit::Unavailable,
-            Kind::NotThere | Kind::Conflict | Kind::Refused => Exit::Usage,
+            Kind::NotThere | Kind::Conflict | Kind::Refused | Kind::Stands => Exit::Usage,
         };
         Self::new(exit, error.to_string())
     }
@@ -246,7 +249,7 @@ impl User {
                     let sites = Sites::read(&text)
                         .ok_or_else(|| Failure::new(Exit::Usage, format!("`{text}` names no sites")))?;
                     let person = Person {
-                        id: add.id,
+                        id: add.id.to_string(),
                         name: add.name,
                         role: add.role,
                         sites,
@@ -314,18 +317,19 @@ impl Token {
                     let secret = secret()?;
                     let token = new_token(&secret, (&add.user, &add.name), (now, add.days));
                     let (id, expires_at) = (token.id.clone(), token.expires_at);
+                    let sites = add.sites;
                     fleet
                         .write(move |sql| {
-                            let (mut token, who) = (token.clone(), who.clone());
+                            let (mut token, who, sites) = (token.clone(), who.clone(), sites.clone());
                             Box::pin(async move {
                                 let person = people::person(sql, &token.person).await?;
-                                token.role = add.role.unwrap_or(person.role).min(person.role);
-                                token.sites = person.sites;
+                                token.role = add.role.unwrap_or(person.role);
+                                token.sites = narrowed(sql, sites, person).await?;
                                 token.created_by.clone_from(&who);
                                 people::add_token(sql, &token).await?;
                                 let expires = token.expires_at.to_string();
                                 let detail =
-                                    json!({"user": token.person, "role": token.role.word(), "expires": expires});
+                                    json!({"user": token.person, "role": token.role.word(), "sites": token.sites.stored(), "expires": expires});
                                 audited(sql, ("", now), (&who, "token.add", &token.id), detail).await
                             })
                         })
@@ -376,6 +380,20 @@ impl Token {
             Ok(Exit::Ok)
         })
     }
+}
+
+/// The sites of a token: those that are named, which must be its person's, or all of theirs.
+async fn narrowed(sql: &Sql, named: Vec<SiteId>, person: Person) -> Result<Sites, FleetError> {
+    if named.is_empty() {
+        return Ok(person.sites);
+    }
+    for id in &named {
+        sites::site(sql, id).await?;
+        if !person.sites.includes(id) {
+            return Err(FleetError::Refused(format!("{} may not act on {id}", person.id)));
+        }
+    }
+    Ok(Sites::Some(named))
 }
 
 /// A token for a person's program with everything the person may; only its hash is kept.

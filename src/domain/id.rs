@@ -97,6 +97,12 @@ text_id!(
     |text| is_slug(text, 63) && text.split('.').all(|part| !part.is_empty())
 );
 text_id!(
+    /// A person's short name, as it stands in the audit trail and in keys.
+    PersonId,
+    "a person's id (lower case letters, digits, `-`, `.` and `_`, at most 63)",
+    |text| is_slug(&text.replace('_', "-"), 63)
+);
+text_id!(
     /// An order, or the request that orders came from: `ORD-…`, `REQ-…`.
     OrderId,
     "an order id like ORD-5f0c81a2b3c4d5e6",
@@ -191,6 +197,12 @@ mod tests {
         for bad in ["", "RB", "RB-001", "rb-backup-001", "RB-BACKUP-1", "RB-A-B-C-D-001", "RB--001", "RB-../../x-001"] {
             assert!(bad.parse::<CheckId>().is_err(), "{bad}");
         }
+        for (id, good) in
+            [("dr.lee_2", true), ("", false), ("Lee", false), ("a:b", false), ("a/b", false), ("a b", false)]
+        {
+            assert_eq!(id.parse::<PersonId>().is_ok(), good, "{id}");
+        }
+        assert!("x".repeat(64).parse::<PersonId>().is_err());
         assert_eq!(
             "x".parse::<CheckId>().unwrap_err().to_string(),
             "`x` is not a runbook id like RB-LNX-FIREWALL-001 (RB, one to three words of capitals, three digits)"

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::id::SiteId;
 
 /// What a person or a program with a token is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+///
+/// They have no order: an auditor reads what a technician may not, who does what an auditor may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Sees how sites stand.
@@ -125,6 +127,23 @@ impl Sites {
     }
 }
 
+/// The two roles behind a request: a token does what its person may and it was made for, never what only one of them may.
+/// Roles are no ladder, so the two do not come down to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// The person's.
+    pub person: Role,
+    /// The token's.
+    pub token: Role,
+}
+
+impl Roles {
+    /// The role that does not allow a deed; `None` where both do.
+    pub fn refusing(self, deed: Deed) -> Option<Role> {
+        [self.person, self.token].into_iter().find(|role| !may(*role, deed))
+    }
+}
+
 /// Whether a role allows a deed at all; where, its [`Sites`] say.
 pub fn may(role: Role, deed: Deed) -> bool {
     match deed {
@@ -156,6 +175,19 @@ mod tests {
         technician SeeFleet SeeOrders SeeEvidence Order
         admin      SeeFleet SeeOrders SeeEvidence SeeAudit Order ApproveOrder ManageFleet ManagePeople
         ");
+    }
+
+    #[test]
+    fn a_token_does_only_what_both_roles_allow() {
+        for person in Role::ALL {
+            for token in Role::ALL {
+                for deed in Deed::ALL {
+                    let refusing = Roles { person, token }.refusing(deed);
+                    assert_eq!(refusing.is_none(), may(person, deed) && may(token, deed), "{person} {token} {deed:?}");
+                    assert!(refusing.is_none_or(|role| !may(role, deed)), "{person} {token} {deed:?}");
+                }
+            }
+        }
     }
 
     #[test]

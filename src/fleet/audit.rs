@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value as Json;
 
+use super::sql::Many;
 use super::{FleetError, Sql};
 
 /// Something somebody did, or was kept from doing.
@@ -34,6 +35,36 @@ pub async fn write(sql: &Sql, audit: &Audit) -> Result<(), FleetError> {
         [site.into(), (*at).into(), actor.into(), act.into(), object.into(), outcome.into(), detail.to_string().into()];
     sql.run(insert, &params).await.map(drop)
 }
+
+/// Writes rows, in one statement where the database can.
+pub async fn write_all(sql: &Sql, rows: &[Audit]) -> Result<(), FleetError> {
+    let values = |row: &Audit| {
+        let Audit { site, at, actor, act, object, outcome, detail } = row;
+        vec![
+            site.into(),
+            (*at).into(),
+            actor.into(),
+            act.into(),
+            object.into(),
+            outcome.into(),
+            detail.to_string().into(),
+        ]
+    };
+    sql.run_many(&ROWS, rows.iter().map(values).collect()).await.map(drop)
+}
+
+const ROWS: Many<'static> = Many {
+    table: "audit",
+    columns: &[
+        ("site_id", "text"),
+        ("at", "int8"),
+        ("actor", "text"),
+        ("act", "text"),
+        ("object", "text"),
+        ("outcome", "text"),
+        ("detail", "text"),
+    ],
+};
 
 /// Rows of a site (of all where it is `None`), newest first, before a row.
 pub async fn list(sql: &Sql, site: Option<&str>, before: i64, limit: i64) -> Result<Vec<(i64, Audit)>, FleetError> {

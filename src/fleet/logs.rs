@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::sql::Many;
+use super::sql::{Many, within};
 use super::{FleetError, Sql, Value};
 use crate::crypto::merkle::{Hash, Node};
 use crate::domain::id::{ApplianceId, SiteId};
+use crate::domain::role::Sites;
 
 /// How far the server followed a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -287,9 +288,11 @@ pub async fn quarantine_body(sql: &Sql, id: u64) -> Result<Vec<u8>, FleetError> 
     row.ok_or_else(|| FleetError::NotThere(format!("{id} is not in quarantine")))?.bytes(0)
 }
 
-/// How many rows are in quarantine.
-pub async fn quarantined(sql: &Sql) -> Result<u64, FleetError> {
-    let row = sql.row("SELECT count(*) FROM quarantine", &[]).await?;
+/// How much of these sites is in quarantine.
+pub async fn quarantined(sql: &Sql, sites: &Sites) -> Result<u64, FleetError> {
+    let mut params = Vec::new();
+    let theirs = within("site_id", sites, &mut params);
+    let row = sql.row(&format!("SELECT count(*) FROM quarantine WHERE {theirs}"), &params).await?;
     row.map_or(Ok(0), |row| row.count(0))
 }
 

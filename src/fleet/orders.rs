@@ -1,11 +1,15 @@
 //! Requests people make, the orders that come from them, and what became of each.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{FleetError, Row, Sql};
+use super::sql::{Many, one_of, within};
+use super::{FleetError, Row, Sql, Value};
 use crate::domain::id::{ApplianceId, OrderId, SiteId};
 use crate::domain::order::OrderState;
+use crate::domain::role::Sites;
 
 /// What somebody asked for; one order for each appliance it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -14,22 +18,29 @@ pub struct Request {
     pub id: OrderId,
     /// The verb, as the JSON that stands in each order.
     pub verb: String,
-    /// Which appliances, as `site/appliance` with commas between them: settled when it was asked.
-    pub target: String,
+    /// Which appliances: settled when it was asked. In a list, those of the sites it was asked for.
+    pub target: Vec<(SiteId, ApplianceId)>,
     /// Why.
     pub reason: String,
     /// Who asked.
     pub asked_by: String,
     /// When.
     pub asked_at: Timestamp,
-    /// For how long its orders hold, in seconds.
+    /// For how long it waits for a second person, and then its orders hold, in seconds.
     pub life_s: i64,
-    /// waiting, issued or rejected.
+    /// waiting, issued, rejected or expired.
     pub state: String,
     /// Who decided, where a second person had to.
     pub decided_by: Option<String>,
     /// When.
     pub decided_at: Option<Timestamp>,
+}
+
+impl Request {
+    /// Whether it has waited for a second person for as long as it may.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        now.duration_since(self.asked_at).as_secs() >= self.life_s
+    }
 }
 
 /// One order to one appliance, as it stands.
@@ -63,17 +74,15 @@ pub struct StoredOrder {
     pub report: Option<Vec<u8>>,
 }
 
-const REQUEST: &str = "id, verb, target, reason, asked_by, asked_at, life_s, state, decided_by, decided_at";
+const REQUEST: &str = "id, verb, reason, asked_by, asked_at, life_s, state, decided_by, decided_at";
 
 /// Writes a request.
 pub async fn add_request(sql: &Sql, request: &Request) -> Result<(), FleetError> {
-    let insert =
-        "INSERT INTO request (id, verb, target, reason, asked_by, asked_at, life_s, state, decided_by, decided_at)
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    let insert = "INSERT INTO request (id, verb, reason, asked_by, asked_at, life_s, state, decided_by, decided_at)
+                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     let params = [
         request.id.as_str().into(),
         (&request.verb).into(),
-        (&request.target).into(),
         (&request.reason).into(),
         (&request.asked_by).into(),
         request.asked_at.into(),
@@ -82,40 +91,101 @@ pub async fn add_request(sql: &Sql, request: &Request) -> Result<(), FleetError>
         request.decided_by.clone().into(),
         request.decided_at.into(),
     ];
-    sql.run(insert, &params).await.map(drop)
+    sql.run(insert, &params).await?;
+    let target =
+        |(site, id): &(SiteId, ApplianceId)| vec![request.id.as_str().into(), site.as_str().into(), id.as_str().into()];
+    sql.run_many(&TARGETS, request.target.iter().map(target).collect()).await.map(drop)
 }
+
+const TARGETS: Many<'static> =
+    Many { table: "request_target", columns: &[("request_id", "text"), ("site_id", "text"), ("appliance_id", "text")] };
 
 /// Decides a request that waits; one that does not wait any more is refused.
 pub async fn decide_request(sql: &Sql, id: &OrderId, state: &str, who: &str, now: Timestamp) -> Result<(), FleetError> {
     let update = "UPDATE request SET state = $1, decided_by = $2, decided_at = $3 WHERE id = $4 AND state = 'waiting'";
-    let missing = format!("request {id} is not waiting for a yes");
-    sql.run_one(update, &[state.into(), who.into(), now.into(), id.as_str().into()], &missing).await
+    match sql.run(update, &[state.into(), who.into(), now.into(), id.as_str().into()]).await? {
+        0 => Err(FleetError::Stands(format!("request {id} does not wait for a second person any more"))),
+        _ => Ok(()),
+    }
+}
+
+/// Ends requests nobody decided in time; says how many.
+pub async fn expire_requests(sql: &Sql, now: Timestamp) -> Result<u64, FleetError> {
+    let update = "UPDATE request SET state = 'expired', decided_at = $1
+                  WHERE state = 'waiting' AND asked_at + life_s * 1000 <= $1";
+    sql.run(update, &[now.into()]).await
 }
 
 /// One request.
 pub async fn request(sql: &Sql, id: &OrderId) -> Result<Request, FleetError> {
     let row = sql.row(&format!("SELECT {REQUEST} FROM request WHERE id = $1"), &[id.as_str().into()]).await?;
-    row.map_or_else(|| Err(FleetError::NotThere(format!("there is no request {id}"))), |row| request_of(&row))
+    let row = row.ok_or_else(|| FleetError::NotThere(format!("there is no request {id}")))?;
+    let mut request = request_of(&row)?;
+    request.target = targets(sql, &[&request.id], &Sites::All).await?.remove(&request.id).unwrap_or_default();
+    Ok(request)
 }
 
-/// Requests, newest first.
-pub async fn requests(sql: &Sql, limit: i64) -> Result<Vec<Request>, FleetError> {
-    let select = format!("SELECT {REQUEST} FROM request ORDER BY asked_at DESC, id LIMIT $1");
-    sql.rows(&select, &[limit.into()]).await?.iter().map(request_of).collect()
+/// Requests for appliances of these sites, newest first, from the one after `before` on, with their orders there.
+pub async fn requests(
+    sql: &Sql,
+    sites: &Sites,
+    before: Option<&OrderId>,
+    limit: i64,
+) -> Result<Vec<(Request, Vec<StoredOrder>)>, FleetError> {
+    let mut params: Vec<Value> = vec![before.map_or("", OrderId::as_str).into(), limit.into()];
+    let theirs = within("t.site_id", sites, &mut params);
+    let select = format!(
+        "SELECT {REQUEST} FROM request r
+         WHERE ($1 = '' OR (r.asked_at, r.id) < (SELECT b.asked_at, b.id FROM request b WHERE b.id = $1))
+         AND EXISTS (SELECT 1 FROM request_target t WHERE t.request_id = r.id AND {theirs})
+         ORDER BY r.asked_at DESC, r.id DESC LIMIT $2"
+    );
+    let mut found: Vec<Request> = sql.rows(&select, &params).await?.iter().map(request_of).collect::<Result<_, _>>()?;
+    let ids: Vec<&OrderId> = found.iter().map(|request| &request.id).collect();
+    let mut targets = targets(sql, &ids, sites).await?;
+    let mut orders = orders_of(sql, &ids, sites).await?;
+    for request in &mut found {
+        request.target = targets.remove(&request.id).unwrap_or_default();
+    }
+    let with = |request: Request| {
+        let its = orders.remove(&request.id).unwrap_or_default();
+        (request, its)
+    };
+    Ok(found.into_iter().map(with).collect())
+}
+
+/// The appliances of these sites that requests were settled on.
+async fn targets(
+    sql: &Sql,
+    requests: &[&OrderId],
+    sites: &Sites,
+) -> Result<BTreeMap<OrderId, Vec<(SiteId, ApplianceId)>>, FleetError> {
+    let mut params = Vec::new();
+    let these = one_of("request_id", requests.iter().map(|id| id.as_str()), &mut params);
+    let theirs = within("site_id", sites, &mut params);
+    let select = format!(
+        "SELECT request_id, site_id, appliance_id FROM request_target WHERE {these} AND {theirs}
+         ORDER BY request_id, site_id, appliance_id"
+    );
+    let mut found: BTreeMap<OrderId, Vec<_>> = BTreeMap::new();
+    for row in sql.rows(&select, &params).await? {
+        found.entry(row.parse(0)?).or_default().push((row.parse(1)?, row.parse(2)?));
+    }
+    Ok(found)
 }
 
 fn request_of(row: &Row) -> Result<Request, FleetError> {
     Ok(Request {
         id: row.parse(0)?,
         verb: row.text(1)?,
-        target: row.text(2)?,
-        reason: row.text(3)?,
-        asked_by: row.text(4)?,
-        asked_at: row.time(5)?,
-        life_s: row.int(6)?,
-        state: row.text(7)?,
-        decided_by: row.maybe_text(8)?,
-        decided_at: row.maybe_time(9)?,
+        target: Vec::new(),
+        reason: row.text(2)?,
+        asked_by: row.text(3)?,
+        asked_at: row.time(4)?,
+        life_s: row.int(5)?,
+        state: row.text(6)?,
+        decided_by: row.maybe_text(7)?,
+        decided_at: row.maybe_time(8)?,
     })
 }
 
@@ -194,10 +264,24 @@ pub async fn order(sql: &Sql, site: &SiteId, id: &OrderId) -> Result<StoredOrder
     row.map_or_else(|| Err(FleetError::NotThere(format!("there is no order {id}"))), |row| order_of(&row))
 }
 
-/// The orders of a request, by site and appliance.
-pub async fn orders_of(sql: &Sql, request: &OrderId) -> Result<Vec<StoredOrder>, FleetError> {
-    let select = format!("SELECT {ORDER} FROM appliance_order WHERE request_id = $1 ORDER BY site_id, appliance_id");
-    sql.rows(&select, &[request.as_str().into()]).await?.iter().map(order_of).collect()
+/// The orders of requests to appliances of these sites, by site and appliance.
+pub async fn orders_of(
+    sql: &Sql,
+    requests: &[&OrderId],
+    sites: &Sites,
+) -> Result<BTreeMap<OrderId, Vec<StoredOrder>>, FleetError> {
+    let mut params = Vec::new();
+    let these = one_of("request_id", requests.iter().map(|id| id.as_str()), &mut params);
+    let theirs = within("site_id", sites, &mut params);
+    let select = format!(
+        "SELECT {ORDER} FROM appliance_order WHERE {these} AND {theirs} ORDER BY request_id, site_id, appliance_id, seq"
+    );
+    let mut found: BTreeMap<OrderId, Vec<StoredOrder>> = BTreeMap::new();
+    for row in sql.rows(&select, &params).await? {
+        let order = order_of(&row)?;
+        found.entry(order.request.clone()).or_default().push(order);
+    }
+    Ok(found)
 }
 
 /// Moves an order on.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{FleetError, Row, Sql};
-use crate::domain::role::{Role, Sites};
+use crate::domain::role::{Role, Roles, Sites};
 
 /// Somebody who may act on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +76,8 @@ pub struct Caller {
     pub person: String,
     /// The token.
     pub token: String,
-    /// What both of them may do.
-    pub role: Role,
+    /// Their roles; what both allow may be done.
+    pub roles: Roles,
     /// Where both of them may.
     pub sites: Sites,
 }
@@ -188,12 +188,12 @@ pub async fn caller(sql: &Sql, hash: &[u8; 32], now: Timestamp) -> Result<Option
         "SELECT p.id, t.id, p.role, t.role, p.sites, t.sites FROM api_token t JOIN person p ON p.id = t.person_id
                   WHERE t.hash = $1 AND t.revoked_at IS NULL AND t.expires_at > $2 AND p.ended_at IS NULL";
     let Some(row) = sql.row(select, &[hash.into(), now.into()]).await? else { return Ok(None) };
-    let (person, token): (Role, Role) = (row.parse(2)?, row.parse(3)?);
+    let roles = Roles { person: row.parse(2)?, token: row.parse(3)? };
     let sites = match (sites_of(&row, 4)?, sites_of(&row, 5)?) {
         (Sites::All, sites) | (sites, Sites::All) => sites,
         (Sites::Some(theirs), its) => Sites::Some(theirs.into_iter().filter(|site| its.includes(site)).collect()),
     };
-    Ok(Some(Caller { person: row.text(0)?, token: row.text(1)?, role: person.min(token), sites }))
+    Ok(Some(Caller { person: row.text(0)?, token: row.text(1)?, roles, sites }))
 }
 
 /// Notes that a token was used; at most once a minute, for it is only there to show which ones nobody uses.

@@ -23,8 +23,11 @@ const TRIES: u32 = 10;
 /// How long a statement, or waiting for a connection, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/postgres/0001_fleet.sql"), include_str!("migrations/postgres/0002_bundles.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/postgres/0001_fleet.sql"),
+    include_str!("migrations/postgres/0002_bundles.sql"),
+    include_str!("migrations/postgres/0003_requests.sql"),
+];
 /// One migration at a time, whichever replica starts first: a number of our own for the advisory lock.
 const LOCK: i64 = 0x6d61_6c61_6368_6f72;
 

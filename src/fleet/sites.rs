@@ -186,7 +186,9 @@ pub async fn add_token(sql: &Sql, token: &EnrolToken) -> Result<(), FleetError> 
     let known = appliance(sql, &token.site, &token.appliance).await?.is_some();
     if known && !token.again {
         let name = format!("{}/{}", token.site, token.appliance);
-        return Err(FleetError::Exists(format!("{name} is enrolled already; `--again` lets a new one take its place")));
+        return Err(FleetError::Exists(format!(
+            "{name} is enrolled already; only a token made to enrol it again lets it take its own place"
+        )));
     }
     let insert = "INSERT INTO enrol_token (hash, site_id, appliance_id, again, created_by, created_at, expires_at)
                   VALUES ($1, $2, $3, $4, $5, $6, $7)";
@@ -221,6 +223,13 @@ pub async fn use_token(sql: &Sql, hash: &[u8; 32], now: Timestamp) -> Result<Enr
         created_at: row.time(4)?,
         expires_at: row.time(5)?,
     })
+}
+
+/// Voids the tokens of an appliance that nobody used.
+pub async fn void_tokens(sql: &Sql, site: &SiteId, id: &ApplianceId, now: Timestamp) -> Result<(), FleetError> {
+    let update = "UPDATE enrol_token SET expires_at = $1
+                  WHERE site_id = $2 AND appliance_id = $3 AND used_at IS NULL AND expires_at > $1";
+    sql.run(update, &[now.into(), site.as_str().into(), id.as_str().into()]).await.map(drop)
 }
 
 /// A client certificate that was issued.

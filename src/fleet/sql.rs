@@ -9,6 +9,8 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use super::postgres::Client;
 use super::{FleetError, Row, Value, postgres, sqlite};
+use crate::domain::id::SiteId;
+use crate::domain::role::Sites;
 
 /// How a query says that it means to change what it reads.
 const LOCK: &str = " FOR UPDATE";
@@ -80,6 +82,25 @@ impl Sql {
             }
             Inner::Postgres(client) | Inner::Reading(client) => postgres::run_many(client, many, rows).await,
         }
+    }
+}
+
+/// A condition on a column: one of these values, which become parameters.
+pub(super) fn one_of<'a>(column: &str, values: impl IntoIterator<Item = &'a str>, params: &mut Vec<Value>) -> String {
+    let mut places = Vec::new();
+    for value in values {
+        params.push(value.into());
+        places.push(format!("${}", params.len()));
+    }
+    // PostgreSQL has no empty list.
+    if places.is_empty() { "1 = 0".to_owned() } else { format!("{column} IN ({})", places.join(", ")) }
+}
+
+/// A condition on a column: one of these sites.
+pub(super) fn within(column: &str, sites: &Sites, params: &mut Vec<Value>) -> String {
+    match sites {
+        Sites::All => "1 = 1".to_owned(),
+        Sites::Some(sites) => one_of(column, sites.iter().map(SiteId::as_str), params),
     }
 }
 

@@ -19,8 +19,11 @@ const GROUP: usize = 128;
 /// Connections that only read.
 const READERS: usize = 2;
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/sqlite/0001_fleet.sql"), include_str!("migrations/sqlite/0002_bundles.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/sqlite/0001_fleet.sql"),
+    include_str!("migrations/sqlite/0002_bundles.sql"),
+    include_str!("migrations/sqlite/0003_requests.sql"),
+];
 
 /// A unit of work; gives what is to be told once everything of the group is on disk.
 type Job = Box<dyn FnOnce(&Sql) -> Told + Send>;
@@ -220,4 +223,34 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), FleetError> {
     }
     tx.pragma_update(None, "user_version", known).map_err(|error| failed(&error))?;
     tx.commit().map_err(|error| failed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_before_a_migration_is_there_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fleet.db");
+        let mut connection = connect(&path, false).unwrap();
+        for migration in &MIGRATIONS[..2] {
+            connection.execute_batch(migration).unwrap();
+        }
+        let before = "INSERT INTO site VALUES ('s', 'S', 'essential', 1);
+            INSERT INTO appliance (site_id, id, origin, state, entry_key, head_key, enrolled_at, next_order_seq)
+                VALUES ('s', 'a', 'o', 'active', 'e', 'h', 1, 2);
+            INSERT INTO request VALUES ('REQ-1', '{}', 's/a,s/b', 'r', 'p', 1, 1, 'issued', NULL, NULL);
+            INSERT INTO appliance_order VALUES ('s', 'a', 1, 'ORD-1', 'REQ-1', x'00', 1, 'queued', 1, 1, '', NULL);
+            PRAGMA user_version = 2;";
+        connection.execute_batch(before).unwrap();
+        migrate(&mut connection, &path).unwrap();
+        let targets =
+            "SELECT group_concat(request_id || ' ' || site_id || '/' || appliance_id, ', ') FROM request_target";
+        let targets: String = connection.query_row(targets, [], |row| row.get(0)).unwrap();
+        assert_eq!(targets, "REQ-1 s/a, REQ-1 s/b");
+        let orders = "SELECT count(*) FROM appliance_order o JOIN request r ON r.id = o.request_id";
+        let orders: i64 = connection.query_row(orders, [], |row| row.get(0)).unwrap();
+        assert_eq!(orders, 1);
+    }
 }

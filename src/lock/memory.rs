@@ -8,13 +8,23 @@ use tokio::time::Instant;
 
 use super::{Rate, Taken};
 
-/// Keys remembered at the most. Beyond it the ones that were idle longest are forgotten, which lets their owners through
-/// once more; keys come from identities, not from what anybody writes, so they are few.
+/// Keys remembered at the most. Addresses are among them, so strangers can fill the table: beyond it the keys that were idle
+/// longest are forgotten, which lets their owners begin a new window.
 const KEYS: usize = 100_000;
+/// How many stay when room is made; not one less than all, or each new key would look through the whole table.
+const KEPT: usize = KEYS / 10 * 9;
 
 /// The times of what was taken, by key.
 #[derive(Debug, Default)]
-pub(super) struct Memory(Mutex<BTreeMap<String, VecDeque<Instant>>>);
+pub(super) struct Memory(Mutex<BTreeMap<String, Window>>);
+
+/// One key's window.
+#[derive(Debug, Default)]
+struct Window {
+    /// As long as whoever took last said.
+    length: Duration,
+    times: VecDeque<Instant>,
+}
 
 impl Memory {
     pub(super) fn take(&self, key: &str, rate: Rate) -> Taken {
@@ -24,9 +34,10 @@ impl Memory {
     fn take_at(&self, key: &str, rate: Rate, now: Instant) -> Taken {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= KEYS && !keys.contains_key(key) {
-            forget(&mut keys, now, rate.window);
+            forget(&mut keys, now);
         }
-        let times = keys.entry(key.to_owned()).or_default();
+        let Window { length, times } = keys.entry(key.to_owned()).or_default();
+        *length = rate.window;
         while times.front().is_some_and(|first| now.duration_since(*first) >= rate.window) {
             times.pop_front();
         }
@@ -40,12 +51,15 @@ impl Memory {
     }
 }
 
-/// Drops keys whose window is over; if there is none, all of them: a table that only grows would be the worse end.
-fn forget(keys: &mut BTreeMap<String, VecDeque<Instant>>, now: Instant, window: Duration) {
-    let before = keys.len();
-    keys.retain(|_, times| times.back().is_some_and(|last| now.duration_since(*last) < window));
-    if keys.len() == before {
-        keys.clear();
+/// Drops the keys whose own window is over and, while more than [`KEPT`] are left, those that were idle longest.
+fn forget(keys: &mut BTreeMap<String, Window>, now: Instant) {
+    keys.retain(|_, window| window.times.back().is_some_and(|last| now.duration_since(*last) < window.length));
+    let Some(over) = keys.len().checked_sub(KEPT) else { return };
+    let mut idle: Vec<(Option<Instant>, String)> =
+        keys.iter().map(|(key, window)| (window.times.back().copied(), key.clone())).collect();
+    idle.sort_unstable();
+    for (_, key) in idle.iter().take(over) {
+        keys.remove(key);
     }
 }
 
@@ -89,5 +103,29 @@ mod tests {
             memory.take_at(&key.to_string(), rate, now);
         }
         assert!(memory.0.lock().unwrap().len() <= KEYS);
+    }
+
+    /// A crowd with a short window costs nobody a longer one that still runs.
+    #[test]
+    fn each_key_is_kept_for_its_own_window_and_the_idle_go_first() {
+        let (memory, start) = (Memory::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let (hour, second) = (Duration::from_hours(1), Duration::from_secs(1));
+        let once = |window| Rate { limit: 1, window };
+        memory.take_at("idle", once(hour), at(0));
+        for key in 0..KEYS - 2 {
+            memory.take_at(&key.to_string(), once(second), at(1));
+        }
+        memory.take_at("long", once(hour), at(2));
+        memory.take_at("new", once(second), at(1500));
+        assert_eq!(memory.0.lock().unwrap().len(), 3, "what is over is forgotten");
+        for key in ["idle", "long"] {
+            assert!(matches!(memory.take_at(key, once(hour), at(1500)), Taken::Later { .. }), "{key}");
+        }
+        for key in 0..KEYS - 2 {
+            memory.take_at(&key.to_string(), once(hour), at(1600));
+        }
+        assert!(matches!(memory.take_at("long", once(hour), at(1700)), Taken::Allowed { .. }), "it was idle longest");
+        assert!(matches!(memory.take_at("99", once(hour), at(1700)), Taken::Later { .. }), "it came lately");
     }
 }

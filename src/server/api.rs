@@ -159,7 +159,7 @@ pub fn router() -> Router {
             Person(Deed::SeeOrders, operator::requests),
             "Requests and what became of their orders",
         )
-        .asking(&[Query::Number(operator::REQUESTS)])
+        .asking(&[Query::Number(operator::REQUESTS), Query::Before])
         .with(None, schema::<Vec<crate::wire::RequestLine>>()),
         Route::new(
             post(),

@@ -68,6 +68,9 @@ pub async fn token(
 
 /// Adds a site.
 pub async fn add_site(fleet: &Fleet, site: &Site, who: &str) -> Result<(), FleetError> {
+    if site.name.trim().is_empty() {
+        return Err(FleetError::Refused(format!("the site `{}` needs a name", site.id)));
+    }
     let (site, who) = (site.clone(), who.to_owned());
     fleet
         .write(move |sql| {
@@ -81,7 +84,7 @@ pub async fn add_site(fleet: &Fleet, site: &Site, who: &str) -> Result<(), Fleet
         .await
 }
 
-/// Ends an appliance's right to speak.
+/// Ends an appliance's right to speak, and to be enrolled again with a token that was made before.
 pub async fn revoke(
     fleet: &Fleet,
     (site, appliance): (SiteId, ApplianceId),
@@ -94,6 +97,7 @@ pub async fn revoke(
             let (site, appliance, who) = (site.clone(), appliance.clone(), who.clone());
             Box::pin(async move {
                 sites::revoke(sql, &site, &appliance, now).await?;
+                sites::void_tokens(sql, &site, &appliance, now).await?;
                 let name = format!("{site}/{appliance}");
                 audited(sql, (site.as_str(), now), (&who, "appliance.revoke", &name), json!({})).await
             })
@@ -123,7 +127,7 @@ pub async fn release(
                 let known = known.ok_or_else(|| FleetError::NotThere(format!("no appliance is called `{name}`")))?;
                 if known.state != ApplianceState::RolledBack {
                     let why = format!("{name} is {}; only what came back with an older state is released", known.state.word());
-                    return Err(FleetError::Refused(why));
+                    return Err(FleetError::Stands(why));
                 }
                 let holds = logs::size(sql, &site, &appliance).await?;
                 let used = orders::last_acknowledged(sql, &site, &appliance).await?;
@@ -134,7 +138,7 @@ pub async fn release(
                          state on it, or enrol it under a new name and revoke this one",
                         has.0, has.1
                     );
-                    return Err(FleetError::Refused(why));
+                    return Err(FleetError::Stands(why));
                 }
                 sites::set_state(sql, &site, &appliance, ApplianceState::Active).await?;
                 audited(sql, (site.as_str(), now), (&who, "appliance.release", &name), json!({"reason": reason})).await

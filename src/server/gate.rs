@@ -19,8 +19,9 @@ use super::bodies::Bodies;
 use super::problem::Problem;
 use super::router::{Answer, Ask, Class, Handler, Route, Router, query_of};
 use super::state::State;
+use super::whose::Whose;
 use crate::crypto::sha256;
-use crate::domain::role::may;
+use crate::domain::id::SiteId;
 use crate::fleet::audit::{self, Audit};
 use crate::fleet::people::{self, Caller};
 use crate::lock::{Rate, Taken};
@@ -103,7 +104,7 @@ impl Gate {
         let stranger = Who::at(peer);
         let (who, answered) = match &route.handler {
             Handler::Anyone(handler) | Handler::Token(handler) => {
-                self.room(route, &peer.address.to_string()).await?;
+                self.room(route, Whose::Address(peer.address)).await?;
                 (stranger, handler(state, Box::pin(ask(route, path, request, peer)).await?).await)
             }
             Handler::Appliance(handler) => {
@@ -111,8 +112,8 @@ impl Gate {
                     Ok(identity) => identity,
                     Err(problem) => return Err(Box::pin(self.turned_away(route, &object, &stranger, problem)).await),
                 };
+                self.room(route, Whose::Appliance(&identity.site, &identity.appliance)).await?;
                 let name = format!("{}/{}", identity.site, identity.appliance);
-                self.room(route, &name).await?;
                 let _body = Box::pin(self.bodies.room(&name, route.body)).await?;
                 (stranger, handler(state, Box::pin(ask(route, path, request, peer)).await?, identity).await)
             }
@@ -121,12 +122,14 @@ impl Gate {
                     Ok(caller) => caller,
                     Err(problem) => return Err(Box::pin(self.turned_away(route, &object, &stranger, problem)).await),
                 };
-                let who = Who { actor: format!("person:{}", caller.person), ..stranger };
-                if !may(caller.role, *deed) {
-                    let problem = Problem::forbidden(format!("a {} may not do this", caller.role));
+                // A site's auditors see who was kept from it.
+                let site = path.get("site").filter(|site| site.parse::<SiteId>().is_ok()).cloned().unwrap_or_default();
+                let who = Who { actor: format!("person:{}", caller.person), site, ..stranger };
+                if let Some(role) = caller.roles.refusing(*deed) {
+                    let problem = Problem::forbidden(format!("the role `{role}` does not allow this"));
                     return Err(Box::pin(self.turned_away(route, &object, &who, problem)).await);
                 }
-                self.room(route, &caller.person).await?;
+                self.room(route, Whose::Person(&caller.person)).await?;
                 (who, handler(state, Box::pin(ask(route, path, request, peer)).await?, caller).await)
             }
         };
@@ -173,7 +176,7 @@ impl Gate {
     }
 
     /// Whether the caller has room in the route's class; each class has its own, so that none starves another.
-    async fn room(&self, route: &Route, who: &str) -> Result<(), Problem> {
+    async fn room(&self, route: &Route, who: Whose<'_>) -> Result<(), Problem> {
         let rate = rate(route.class);
         match self.state.limiter.take(&format!("{}:{who}", route.class.word()), rate).await {
             Taken::Allowed { .. } => Ok(()),
@@ -217,7 +220,7 @@ impl Gate {
         };
         // A flood of refusals is counted, and does not fill the disk.
         let few = Rate { limit: 10, window: Duration::from_mins(1) };
-        let key = format!("turned-away:{}:{}", who.actor, who.address);
+        let key = format!("turned-away:{}:{}", who.actor, Whose::Address(who.address));
         if matches!(self.state.limiter.take(&key, few).await, Taken::Later { .. }) {
             return;
         }
@@ -251,6 +254,7 @@ async fn ask(
     peer: &Peer,
 ) -> Result<Ask, Problem> {
     let query = query_of(request.uri().query().unwrap_or_default());
+    route.reads(&query)?;
     let reading = Limited::new(request.into_body(), route.body).collect();
     let slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not arrive in time");
     let body = tokio::time::timeout(BODY, reading).await.map_err(slow)?.map_err(|error| {

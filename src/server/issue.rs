@@ -1,6 +1,6 @@
 //! From a person's request to signed orders: who is meant, whether a second person is needed, one envelope for each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,16 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use super::state::{State, audited};
+use super::state::State;
+use super::whose::Whose;
 use crate::crypto::dsse;
 use crate::crypto::{hex, jcs};
 use crate::domain::id::{ApplianceId, OrderId, SiteId};
 use crate::domain::order::{MAX_LIFE, ORDER, Order, OrderState, Verb};
-use crate::domain::role::Sites;
+use crate::domain::role::{Deed, Sites, may};
+use crate::fleet::audit::{self, Audit};
 use crate::fleet::orders::{self, Request, StoredOrder};
+use crate::fleet::people;
 use crate::fleet::sites::{self, ApplianceState, Enrolled, PlanTier};
 use crate::fleet::{FleetError, Sql};
 use crate::lock::{Rate, Taken};
@@ -35,7 +38,7 @@ pub struct Asked {
     pub sites: Sites,
     /// What.
     pub verb: Verb,
-    /// For whom: `site/appliance`, `site/*`, `tier:professional`, `*`.
+    /// For whom: `site/appliance`, `site/*`, `tier:professional`.
     pub target: Vec<String>,
     /// Why.
     pub reason: String,
@@ -52,6 +55,12 @@ pub async fn ask(state: &Arc<State>, asked: Asked) -> Result<OrderId, Problem> {
     if asked.reason.trim().is_empty() {
         return Err(Problem::bad("reason", "an order needs a reason"));
     }
+    if asked.target.is_empty() {
+        return Err(Problem::bad("target", "an order is for somebody"));
+    }
+    for tier in asked.target.iter().filter_map(|target| target.strip_prefix("tier:")) {
+        tier.parse::<PlanTier>().map_err(|error| Problem::bad("target", error))?;
+    }
     let life_s = i64::from(asked.life_s.unwrap_or(0));
     let life_s = if life_s == 0 { LIFE } else { life_s };
     if SignedDuration::from_secs(life_s) > MAX_LIFE {
@@ -66,12 +75,12 @@ pub async fn ask(state: &Arc<State>, asked: Asked) -> Result<OrderId, Problem> {
             let (this, id, asked) = (Arc::clone(&this), id_.clone(), asked.clone());
             Box::pin(async move {
                 let meant = meant(sql, &asked).await?;
-                let target: Vec<String> = meant.iter().map(|one| format!("{}/{}", one.site, one.id)).collect();
+                let target: Vec<_> = meant.into_iter().map(|one| (one.site, one.id)).collect();
                 let waits = asked.verb.needs_second();
                 let request = Request {
                     id: id.clone(),
                     verb: serde_json::to_string(&asked.verb).unwrap_or_default(),
-                    target: target.join(","),
+                    target,
                     reason: asked.reason.trim().to_owned(),
                     asked_by: asked.by.clone(),
                     asked_at: now,
@@ -81,8 +90,8 @@ pub async fn ask(state: &Arc<State>, asked: Asked) -> Result<OrderId, Problem> {
                     decided_at: None,
                 };
                 orders::add_request(sql, &request).await?;
-                let detail = json!({"verb": asked.verb.word(), "target": target, "waits": waits});
-                audited(sql, ("", now), (&format!("person:{}", asked.by), "order.ask", id.as_str()), detail).await?;
+                let detail = json!({"verb": asked.verb.word(), "waits": waits});
+                trail(sql, &request, (&asked.by, "order.ask", now), &detail).await?;
                 if waits { Ok(Rung::new()) } else { issue(&this, sql, &request, &asked.verb, None, now).await }
             })
         })
@@ -102,7 +111,7 @@ async fn room(state: &Arc<State>, asked: &Asked) -> Result<(), Problem> {
     });
     let sites: BTreeSet<SiteId> = meant.await?.into_iter().map(|one| one.site).collect();
     for site in sites {
-        if let Taken::Later { after } = state.limiter.take(&format!("orders:{site}"), PER_SITE).await {
+        if let Taken::Later { after } = state.limiter.take(&format!("orders:{}", Whose::Site(&site)), PER_SITE).await {
             let detail =
                 format!("{site}: {} requests within {} s are allowed", PER_SITE.limit, PER_SITE.window.as_secs());
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
@@ -125,14 +134,19 @@ pub async fn decide(state: &Arc<State>, id: &OrderId, who: &str, sites: &Sites, 
                 if request.asked_by == who {
                     return Err(FleetError::Refused("the second person is another one than the first".to_owned()));
                 }
-                let allowed = targets(&request)?.iter().all(|(site, _)| sites.includes(site));
+                let allowed = request.target.iter().all(|(site, _)| sites.includes(site));
                 if !allowed {
                     return Err(FleetError::NotThere(format!("there is no request {id}")));
                 }
+                if request.is_stale(now) {
+                    return Err(FleetError::Stands(format!("request {id} has waited too long; ask again")));
+                }
+                if yes {
+                    asker_still_may(sql, &request).await?;
+                }
                 let word = if yes { "issued" } else { "rejected" };
                 orders::decide_request(sql, &id, word, &who, now).await?;
-                audited(sql, ("", now), (&format!("person:{who}"), "order.decide", id.as_str()), json!({"yes": yes}))
-                    .await?;
+                trail(sql, &request, (&who, "order.decide", now), &json!({"yes": yes})).await?;
                 if !yes {
                     return Ok(Rung::new());
                 }
@@ -148,18 +162,44 @@ pub async fn decide(state: &Arc<State>, id: &OrderId, who: &str, sites: &Sites, 
     Ok(())
 }
 
-/// The appliances a request was settled on.
-pub fn targets(request: &Request) -> Result<Vec<(SiteId, ApplianceId)>, FleetError> {
-    let corrupt = || FleetError::Corrupt(format!("target of {}", request.id));
-    request
-        .target
-        .split(',')
-        .filter(|target| !target.is_empty())
-        .map(|target| {
-            let (site, appliance) = target.split_once('/').ok_or_else(corrupt)?;
-            Ok((site.parse().map_err(|_| corrupt())?, appliance.parse().map_err(|_| corrupt())?))
-        })
-        .collect()
+/// A yes is to what somebody wants who may have it now: not to what one asked for who has left, or has less to say by now.
+async fn asker_still_may(sql: &Sql, request: &Request) -> Result<(), FleetError> {
+    let asker = people::person(sql, &request.asked_by).await?;
+    let everywhere = request.target.iter().all(|(site, _)| asker.sites.includes(site));
+    if asker.ended_at.is_none() && may(asker.role, Deed::Order) && everywhere {
+        return Ok(());
+    }
+    Err(FleetError::Stands(format!("{} may not ask for this any more", request.asked_by)))
+}
+
+/// One row for each site that is meant, with its own appliances: its auditors see it, and nothing of others.
+async fn trail(
+    sql: &Sql,
+    request: &Request,
+    (who, act, at): (&str, &str, Timestamp),
+    detail: &Value,
+) -> Result<(), FleetError> {
+    let mut by_site: BTreeMap<&SiteId, Vec<String>> = BTreeMap::new();
+    for (site, appliance) in &request.target {
+        by_site.entry(site).or_default().push(format!("{site}/{appliance}"));
+    }
+    let row = |(site, target): (&SiteId, Vec<String>)| {
+        let mut detail = detail.clone();
+        if let Some(detail) = detail.as_object_mut() {
+            detail.insert("target".to_owned(), target.into());
+        }
+        Audit {
+            site: site.to_string(),
+            at,
+            actor: format!("person:{who}"),
+            act: act.to_owned(),
+            object: request.id.to_string(),
+            outcome: "done".to_owned(),
+            detail,
+        }
+    };
+    let rows: Vec<Audit> = by_site.into_iter().map(row).collect();
+    audit::write_all(sql, &rows).await
 }
 
 /// A verb that names a check or parameters must fit the catalogue.
@@ -228,7 +268,7 @@ async fn issue(
 ) -> Result<Rung, FleetError> {
     let expires = now.checked_add(SignedDuration::from_secs(request.life_s)).unwrap_or(now);
     let mut rung = Rung::new();
-    for (site, appliance) in targets(request)? {
+    for (site, appliance) in request.target.iter().cloned() {
         let seq = orders::next_seq(sql, &site, &appliance).await?;
         let random = |_| FleetError::Refused("the system gave no randomness".to_owned());
         let order = Order {

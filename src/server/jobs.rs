@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::state::State;
+use crate::domain::role::Sites;
 use crate::fleet::{logs, orders};
 
 /// How often each loop comes round.
@@ -56,11 +57,17 @@ pub(super) fn spawn(state: &Arc<State>) -> JoinSet<()> {
     loops.spawn(async move {
         loop {
             let now = expiring.clock.now();
-            match expiring.fleet.write(move |sql| Box::pin(orders::expire(sql, now))).await {
+            let expired = expiring.fleet.write(move |sql| {
+                Box::pin(async move {
+                    orders::expire(sql, now).await?;
+                    orders::expire_requests(sql, now).await
+                })
+            });
+            match expired.await {
                 Ok(_) => expiring.metrics.did("order_expiry", now),
                 Err(error) => tracing::warn!("orders cannot be expired: {error}"),
             }
-            match expiring.fleet.look(|sql| Box::pin(logs::quarantined(sql))).await {
+            match expiring.fleet.look(|sql| Box::pin(logs::quarantined(sql, &Sites::All))).await {
                 Ok(rows) => drop(expiring.metrics.quarantined.set(i64::try_from(rows).unwrap_or(i64::MAX))),
                 Err(error) => tracing::warn!("what is in quarantine cannot be counted: {error}"),
             }

@@ -89,6 +89,7 @@ fn part(name: &str) -> Value {
 fn query(query: &Query) -> Value {
     match query {
         Query::Site => json!({"name": "site", "in": "query", "schema": {"type": "string", "pattern": ID}}),
+        Query::Before => json!({"name": "before", "in": "query", "schema": {"type": "string", "pattern": ORDER_ID}}),
         Query::Number(Number { name, default, least, most }) => {
             let schema = json!({"type": "integer", "default": default, "minimum": least, "maximum": most});
             json!({"name": name, "in": "query", "schema": schema})

@@ -99,6 +99,7 @@ impl From<FleetError> for Problem {
             Kind::NotThere => Self::missing(error.to_string()),
             Kind::Conflict => Self::conflict("exists", error.to_string()),
             Kind::Refused => Self::forbidden(error.to_string()),
+            Kind::Stands => Self::conflict("conflict", error.to_string()),
             Kind::Broken => {
                 tracing::error!("the fleet store: {error}");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something is wrong here; it is in the log")

@@ -369,7 +369,7 @@ fn plant(fleet: &Fleet, sign: impl Fn(&Order, &PrivateKey) -> Vec<u8>, change: i
         let request = Request {
             id: OrderId::request(bytes),
             verb: "{}".into(),
-            target: "clinic/this-host".into(),
+            target: vec![(site.clone(), appliance.clone())],
             reason: "x".into(),
             asked_by: "mallory".into(),
             asked_at: now,

@@ -10,7 +10,7 @@ use malachor::crypto::merkle::Node;
 use malachor::domain::bundle::BundleKind;
 use malachor::domain::id::{ApplianceId, OrderId, SiteId};
 use malachor::domain::order::OrderState;
-use malachor::domain::role::{Role, Sites};
+use malachor::domain::role::{Role, Roles, Sites};
 use malachor::fleet::audit::{self, Audit};
 use malachor::fleet::bundles;
 use malachor::fleet::logs::{self, Advance, Followed, NewEntry, Segment};
@@ -267,7 +267,7 @@ async fn orders_have_places_and_go_one_way(fleet: &Fleet) {
     let request = Request {
         id: "REQ-0000000000000001".parse().unwrap(),
         verb: "{}".into(),
-        target: "north/front-desk".into(),
+        target: vec![(north(), desk())],
         reason: "r".into(),
         asked_by: "person:a".into(),
         asked_at: now(),
@@ -292,7 +292,21 @@ async fn orders_have_places_and_go_one_way(fleet: &Fleet) {
         })
     };
     decide("person:b").await.unwrap();
-    assert_eq!(decide("person:c").await.unwrap_err().kind(), Kind::NotThere, "it is decided");
+    assert_eq!(decide("person:c").await.unwrap_err().kind(), Kind::Stands, "it is decided");
+    let old = Request { id: "REQ-0000000000000002".parse().unwrap(), ..request.clone() };
+    let (stale, before) = (old.is_stale(later(30)), old.is_stale(later(29)));
+    assert!(stale && !before, "it waits for as long as its orders would hold");
+    fleet
+        .write(move |sql| {
+            let old = old.clone();
+            Box::pin(async move { orders::add_request(sql, &old).await })
+        })
+        .await
+        .unwrap();
+    for (minutes, ended) in [(29, 0), (30, 1), (31, 0)] {
+        let expired = fleet.write(move |sql| Box::pin(orders::expire_requests(sql, later(minutes)))).await.unwrap();
+        assert_eq!(expired, ended, "after {minutes} minutes");
+    }
     let mut places = Vec::new();
     for _ in 0..2 {
         places.push(
@@ -351,12 +365,58 @@ async fn orders_have_places_and_go_one_way(fleet: &Fleet) {
     let all = fleet
         .read(move |sql| {
             let id = request_id.clone();
-            Box::pin(async move { orders::orders_of(sql, &id).await })
+            Box::pin(async move { Ok(orders::orders_of(sql, &[&id], &Sites::All).await?.remove(&id).unwrap()) })
         })
         .await
         .unwrap();
     let ends: Vec<_> = all.iter().map(|order| order.state).collect();
+    requests_are_found_by_site_and_page_by_page(fleet, &request).await;
     assert!(ends.contains(&OrderState::Succeeded) && ends.contains(&OrderState::Expired), "{ends:?}");
+}
+
+async fn requests_are_found_by_site_and_page_by_page(fleet: &Fleet, like: &Request) {
+    let south = || Sites::Some(vec!["south".parse().unwrap()]);
+    let listed = |sites: Sites, before: Option<&str>, limit| {
+        let before: Option<OrderId> = before.map(|id| id.parse().unwrap());
+        fleet.read(move |sql| {
+            let (sites, before) = (sites.clone(), before.clone());
+            Box::pin(async move {
+                let found = orders::requests(sql, &sites, before.as_ref(), limit).await?;
+                Ok(found
+                    .into_iter()
+                    .map(|(one, its)| (one.id.to_string(), one.target.len(), its.len()))
+                    .collect::<Vec<_>>())
+            })
+        })
+    };
+    let id = |n: u8| format!("REQ-00000000000000a{n}");
+    for n in 0..5 {
+        let site = if n == 0 { "south" } else { "north" };
+        let target = vec![(site.parse().unwrap(), desk()), ("south".parse().unwrap(), "x".parse().unwrap())];
+        let target = if n == 4 { target } else { target[..1].to_vec() };
+        let request = Request { id: id(n).parse().unwrap(), target, asked_at: later(5), ..like.clone() };
+        let added = fleet.write(move |sql| {
+            let request = request.clone();
+            Box::pin(async move { orders::add_request(sql, &request).await })
+        });
+        added.await.unwrap();
+    }
+    // The newest of the fleet are another site's, and its own are found all the same, with its own part alone.
+    assert_eq!(listed(south(), None, 2).await.unwrap(), [(id(4), 1, 0), (id(0), 1, 0)]);
+    assert_eq!(listed(Sites::Some(Vec::new()), None, 9).await.unwrap(), []);
+    // All were asked for in the same moment, and none is missed or seen twice.
+    let (mut seen, mut before) = (Vec::new(), None::<String>);
+    loop {
+        let page = listed(Sites::All, before.as_deref(), 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        before = Some(last.0.clone());
+        seen.extend(page);
+    }
+    let (first, stale) = (like.id.to_string(), "REQ-0000000000000002".to_owned());
+    assert_eq!(
+        seen,
+        [(id(4), 2, 0), (id(3), 1, 0), (id(2), 1, 0), (id(1), 1, 0), (id(0), 1, 0), (stale, 1, 0), (first, 1, 2)]
+    );
 }
 
 fn step(from: u64, count: u64, mark: u8) -> Advance {
@@ -422,7 +482,11 @@ async fn a_log_is_followed_step_by_step(fleet: &Fleet) {
     assert!(kept("FORK").await.unwrap());
     assert!(!kept("FORK").await.unwrap(), "once");
     assert!(kept("BAD_SIGNATURE").await.unwrap());
-    assert_eq!(fleet.read(|sql| Box::pin(logs::quarantined(sql))).await.unwrap(), 2);
+    for (sites, kept) in [("*", 2), ("north", 2), ("south", 0)] {
+        let counted =
+            fleet.read(move |sql| Box::pin(async move { logs::quarantined(sql, &Sites::read(sites).unwrap()).await }));
+        assert_eq!(counted.await.unwrap(), kept, "{sites}");
+    }
 }
 
 async fn people_and_tokens(fleet: &Fleet) {
@@ -467,7 +531,11 @@ async fn people_and_tokens(fleet: &Fleet) {
     assert_eq!(twice.unwrap_err().kind(), Kind::Conflict);
     let caller = |at| fleet.read(move |sql| Box::pin(people::caller(sql, &[7; 32], at)));
     let who = caller(later(1)).await.unwrap().unwrap();
-    assert_eq!((who.role, who.sites), (Role::Technician, Sites::Some(vec![north()])), "no more than its person may");
+    assert_eq!(
+        (who.roles, who.sites),
+        (Roles { person: Role::Technician, token: Role::Admin }, Sites::Some(vec![north()])),
+        "no more than its person may"
+    );
     assert_eq!(caller(later(60)).await.unwrap(), None, "its time is over");
     fleet.write(|sql| Box::pin(people::used(sql, &[7; 32], later(1)))).await.unwrap();
     fleet.write(|sql| Box::pin(people::used(sql, &[7; 32], later(1) + SignedDuration::from_secs(30)))).await.unwrap();

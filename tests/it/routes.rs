@@ -550,12 +550,43 @@ fn another_tenants_things_are_not_there() {
         }
         let stats = lee.ask("GET", "/stats", "").await.unwrap().json();
         assert_eq!((&stats["sites"], &stats["appliances"]), (&Value::from(1), &Value::from(1)), "{stats}");
+        // What was kept as proof is counted over the caller's own sites.
+        assert_eq!(stats["quarantined"], 0, "{stats}");
+        // What is wrong with a request is named, and how things stand is no question of who asks.
+        let target = |target: &str| {
+            format!(r#"{{"verb": {{"do": "run_checks", "checks": []}}, "target": {target}, "reason": "x"}}"#)
+        };
+        for (method, path, body, status, field) in [
+            ("POST", "/api/orders", target("[]"), 400, "target"),
+            ("POST", "/api/orders", target(r#"["tier:golden"]"#), 400, "target"),
+            ("POST", "/api/orders", r#"{"verb": {"#.to_owned(), 400, "."),
+            ("GET", "/api/orders?limt=5", String::new(), 400, "limt"),
+            ("GET", "/api/orders?before=x", String::new(), 400, "before"),
+        ] {
+            let said = lee.ask(method, path, &body).await.unwrap();
+            assert_eq!((said.status, &said.json()["field"]), (status, &Value::from(field)), "{path}: {said:?}");
+        }
+        let release = "/api/sites/clinic/appliances/front/release";
+        let said = lee.ask("POST", release, r#"{"reason": "looked"}"#).await.unwrap();
+        assert_eq!(said.status, 409, "{said:?}");
+        let said = lee.ask("POST", "/api/sites/clinic/appliances/front/token", "{}").await.unwrap();
+        assert!(said.status == 409 && !said.text.contains("--"), "{said:?}");
         // What is published is known within a second.
         tokio::time::sleep(Duration::from_millis(1200)).await;
         let published = zebra.ask("GET", "/v1/bundles/config", "").await.unwrap();
         assert!(published.status == 200 && published.text.contains("numbat"), "{published:?}");
         appliances(&world, &evidence, &mut refusals).await;
         world.written_down(&refusals).await;
+
+        // The other site's own auditor sees what was asked of it, and who was kept from it; nothing of this one.
+        let otto = world.person("otto", Role::Auditor, Sites::read("zebra").unwrap()).await;
+        let rows = world.nobody.with(&otto).ask("GET", "/api/audit?limit=1000", "").await.unwrap().json();
+        let rows = rows.as_array().unwrap();
+        assert!(rows.iter().all(|row| row["site"] == "zebra"), "{rows:?}");
+        let asked = rows.iter().find(|row| row["act"] == "order.ask" && row["object"] == world.waiting.as_str());
+        assert_eq!(asked.unwrap()["detail"]["target"], serde_json::json!(["zebra/okapi"]), "{rows:?}");
+        let kept_out = |row: &&Value| row["outcome"] == "refused" && row["actor"] == "person:lee";
+        assert!(rows.iter().filter(kept_out).count() >= 3, "{rows:?}");
 
         // Whoever sees all sites sees what the others did not: the fleet had it to show.
         for path in ["/api/sites", "/api/appliances", "/api/orders", "/api/audit"] {

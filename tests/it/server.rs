@@ -118,7 +118,65 @@ fn who_may_ask_is_decided_by_the_token_alone() {
     assert_eq!(fleet.ask("GET", "/api/sites", &viewer, None).0, 200);
     let (status, said) = fleet.ask("POST", "/api/orders", &viewer, Some(body));
     assert_eq!(status, 403, "{said}");
+    // Roles are no ladder: a token of another role does what both allow, and no site beyond its own.
+    let tom = fleet.person("tom", "technician");
+    assert_eq!(fleet.ask("GET", "/api/audit", &tom, None).0, 403);
+    let made = ["token", "add", "--user", "tom", "--name", "test", "--by", "ops"];
+    let reads = stdout(&fleet.place.run(&[&made[..], &["--role", "auditor"]].concat())).trim().to_owned();
+    assert_eq!(fleet.ask("GET", "/api/orders", &reads, None).0, 200);
+    for (method, path, body) in [("GET", "/api/audit", None), ("POST", "/api/orders", Some(body))] {
+        let (status, said) = fleet.ask(method, path, &reads, body);
+        assert_eq!(status, 403, "{method} {path}: {said}");
+    }
+    fleet.place.ok(&["site", "add", "other", "--name", "Oak Street", "--by", "ops"]);
+    let here = stdout(&fleet.place.run(&[&made[..], &["--site", "clinic"]].concat())).trim().to_owned();
+    let (_, seen) = fleet.ask("GET", "/api/sites", &here, None);
+    assert_eq!((seen.as_array().unwrap().len(), &seen[0]["id"]), (1, &"clinic".into()), "{seen}");
+    let nowhere = fleet.place.run(&[&made[..], &["--site", "nowhere"]].concat());
+    assert!(stderr(&nowhere).contains("no site is called `nowhere`"), "{}", stderr(&nowhere));
+    // Names have a form: they stand in keys and in the trail.
+    let odd = fleet.place.run(&["user", "add", "a:b", "--name", "x", "--role", "viewer", "--site", "*", "--by", "ops"]);
+    assert!(stderr(&odd).contains("`a:b` is not a person's id"), "{}", stderr(&odd));
+    let blank = fleet.place.run(&["site", "add", "blank", "--name", " ", "--by", "ops"]);
+    assert!(stderr(&blank).contains("needs a name"), "{}", stderr(&blank));
     // Ended people are nobody.
     fleet.place.ok(&["user", "end", "kim", "--by", "ops"]);
     assert_eq!(fleet.ask("GET", "/api/sites", &viewer, None).0, 401);
+}
+
+#[test]
+fn a_request_waits_for_its_time_and_for_somebody_who_may_still_ask() {
+    if !has_curl() {
+        return;
+    }
+    let (appliance, fleet) = (with_file("observe", "good"), Fleet::start());
+    fleet.enrol(&appliance);
+    let (tom, ortiz) = (fleet.person("tom", "technician"), fleet.person("ortiz", "admin"));
+    let ask = |life: u32| {
+        let body = format!(
+            r#"{{"verb": {{"do": "rotate_keys"}}, "target": ["clinic/*"], "reason": "a test", "life_s": {life}}}"#
+        );
+        let (status, said) = fleet.ask("POST", "/api/orders", &tom, Some(&body));
+        assert_eq!((status, &said["state"]), (200, &"waiting".into()), "{said}");
+        assert_eq!(said["target"], serde_json::json!(["clinic/this-host"]), "{said}");
+        said["id"].as_str().unwrap().to_owned()
+    };
+    let yes = |id: &str| fleet.ask("POST", &format!("/api/orders/{id}/decision"), &ortiz, Some(r#"{"approve": true}"#));
+    let (short, long) = (ask(1), ask(1800));
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(yes(&short).0, 409, "its time is over");
+    fleet.place.ok(&["user", "end", "tom", "--by", "ops"]);
+    let (status, said) = yes(&long);
+    assert_eq!(status, 409, "{said}");
+    assert!(said["detail"].as_str().unwrap().contains("tom may not ask"), "{said}");
+    until("it has expired", || {
+        let (_, all) = fleet.ask("GET", "/api/orders", &ortiz, None);
+        all.as_array().unwrap().iter().any(|one| one["id"] == short.as_str() && one["state"] == "expired")
+    });
+
+    // What was made to enrol an appliance again ends with it.
+    let token = fleet.token(true);
+    fleet.place.ok(&["appliance", "revoke", "clinic/this-host", "--by", "ops"]);
+    let refused = appliance.run(&["enroll", &token]);
+    assert_eq!(refused.status.code(), Some(4), "{}", stderr(&refused));
 }

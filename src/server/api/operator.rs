@@ -62,6 +62,9 @@ pub(super) fn add_site(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
         let asked: AddSite = ask.json()?;
         let id: SiteId = asked.id.parse().map_err(|error| Problem::bad("id", format!("{error}")))?;
         let tier = asked.tier.parse().map_err(|error: String| Problem::bad("tier", error))?;
+        if asked.name.trim().is_empty() {
+            return Err(Problem::bad("name", "a site needs a name"));
+        }
         let site = Site { id, name: asked.name, tier, created_at: state.clock.now() };
         enrolment::add_site(&state.fleet, &site, &format!("person:{}", caller.person)).await?;
         Answer::json(&site_line(&site))
@@ -160,16 +163,23 @@ pub(super) fn decide(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
 }
 
 async fn request_answer(state: &Arc<State>, id: OrderId, caller: &Caller) -> Result<Answer, Problem> {
+    let sites = caller.sites.clone();
     let read = state.fleet.read(move |sql| {
-        let id = id.clone();
-        Box::pin(async move { Ok((orders::request(sql, &id).await?, orders::orders_of(sql, &id).await?)) })
+        let (id, sites) = (id.clone(), sites.clone());
+        Box::pin(async move {
+            let its = orders::orders_of(sql, &[&id], &sites).await?.remove(&id).unwrap_or_default();
+            Ok((orders::request(sql, &id).await?, its))
+        })
     });
-    let (request, its) = read.await?;
-    Answer::json(&request_line(request, its, &caller.sites))
+    let (mut request, its) = read.await?;
+    request.target.retain(|(site, _)| caller.sites.includes(site));
+    Answer::json(&request_line(request, its))
 }
 
-fn request_line(request: orders::Request, its: Vec<orders::StoredOrder>, seen: &Sites) -> RequestLine {
+/// A request with the part of it that its reader may see.
+fn request_line(request: orders::Request, its: Vec<orders::StoredOrder>) -> RequestLine {
     RequestLine {
+        target: request.target.iter().map(|(site, appliance)| format!("{site}/{appliance}")).collect(),
         id: request.id.to_string(),
         verb: serde_json::from_str(&request.verb).unwrap_or(Value::Null),
         reason: request.reason,
@@ -179,7 +189,6 @@ fn request_line(request: orders::Request, its: Vec<orders::StoredOrder>, seen: &
         decided_by: request.decided_by,
         orders: its
             .into_iter()
-            .filter(|order| seen.includes(&order.site))
             .map(|order| OrderLine {
                 id: order.id.to_string(),
                 site: order.site.to_string(),
@@ -196,27 +205,14 @@ fn request_line(request: orders::Request, its: Vec<orders::StoredOrder>, seen: &
 pub(super) fn requests(state: Arc<State>, ask: Ask, caller: Caller) -> Reply {
     Box::pin(async move {
         let limit = ask.number(REQUESTS)?;
-        let all = state
-            .fleet
-            .read(move |sql| {
-                Box::pin(async move {
-                    let mut all = Vec::new();
-                    for request in orders::requests(sql, limit).await? {
-                        let its = orders::orders_of(sql, &request.id).await?;
-                        all.push((request, its));
-                    }
-                    Ok(all)
-                })
-            })
-            .await?;
-        let touches = |request: &orders::Request| {
-            issue::targets(request).is_ok_and(|targets| targets.iter().any(|(site, _)| caller.sites.includes(site)))
-        };
-        let lines: Vec<RequestLine> = all
-            .into_iter()
-            .filter(|(request, _)| touches(request))
-            .map(|(request, its)| request_line(request, its, &caller.sites))
-            .collect();
+        let before = ask.query.get("before").map(|before| before.parse::<OrderId>()).transpose();
+        let before = before.map_err(|error| Problem::bad("before", error.to_string()))?;
+        let sites = caller.sites;
+        let found = state.fleet.read(move |sql| {
+            let (sites, before) = (sites.clone(), before.clone());
+            Box::pin(async move { orders::requests(sql, &sites, before.as_ref(), limit).await })
+        });
+        let lines: Vec<RequestLine> = found.await?.into_iter().map(|(one, its)| request_line(one, its)).collect();
         Answer::json(&lines)
     })
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use super::operator::everywhere;
-use crate::domain::role::Sites;
 use crate::fleet::people::Caller;
 use crate::fleet::sites::ApplianceState;
 use crate::fleet::{BoxFuture, logs, sites};
@@ -74,11 +73,14 @@ pub(super) fn runbooks(state: Arc<State>, _: Ask, _: Caller) -> Reply {
 
 pub(super) fn stats(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
     Box::pin(async move {
+        let theirs = caller.sites.clone();
         let (sites, appliances, quarantined) = state
             .fleet
-            .read(|sql| {
+            .read(move |sql| {
+                let theirs = theirs.clone();
                 Box::pin(async move {
-                    Ok((sites::sites(sql).await?, sites::appliances(sql, None).await?, logs::quarantined(sql).await?))
+                    let quarantined = logs::quarantined(sql, &theirs).await?;
+                    Ok((sites::sites(sql).await?, sites::appliances(sql, None).await?, quarantined))
                 })
             })
             .await?;
@@ -92,8 +94,7 @@ pub(super) fn stats(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
             sites: sites.iter().filter(|site| covered(&site.id)).count() as u64,
             appliances: active.len() as u64,
             seen_lately: (!active.is_empty()).then_some(lately_seen),
-            // How much is kept as proof says something about other sites, too.
-            quarantined: if caller.sites == Sites::All { quarantined } else { 0 },
+            quarantined,
         })
     })
 }
