@@ -9,7 +9,6 @@ use serde_json::json;
 
 use super::evidence::standing;
 use crate::crypto::sha256_hex;
-use crate::fleet::audit::{self, Audit};
 use crate::fleet::sites::{self, ApplianceState};
 use crate::fleet::{FleetError, Sql, logs};
 use crate::lock::{Rate, Taken};
@@ -111,18 +110,13 @@ async fn told(state: &Arc<State>, who: &Identity, why: &Rejected) -> Result<(), 
         return Ok(());
     }
     tracing::warn!(site = who.site.as_str(), appliance = who.appliance.as_str(), "evidence is not taken: {why}");
-    let row = Audit {
-        site: who.site.to_string(),
-        at: state.clock.now(),
-        actor: format!("appliance:{name}"),
-        act: "evidence.reject".to_owned(),
-        object: name,
-        outcome: "refused".to_owned(),
-        detail: json!({"why": why.to_string(), "kept": false}),
-    };
-    let written = state.fleet.change(move |sql| {
-        let row = row.clone();
-        Box::pin(async move { audit::write(sql, &row).await })
+    let (site, why, at) = (who.site.clone(), why.to_string(), state.clock.now());
+    let written = state.fleet.write(move |sql| {
+        let (site, name, detail) = (site.clone(), name.clone(), json!({"why": why, "kept": false}));
+        Box::pin(async move {
+            let actor = format!("appliance:{name}");
+            audited(sql, (site.as_str(), at), (&actor, "evidence.reject", &name), detail).await
+        })
     });
     Ok(written.await?)
 }
