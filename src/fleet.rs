@@ -14,6 +14,7 @@ mod row;
 pub mod sites;
 mod sql;
 mod sqlite;
+pub mod tokens;
 
 use std::path::PathBuf;
 use std::pin::Pin;

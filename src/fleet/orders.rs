@@ -191,37 +191,79 @@ fn request_of(row: &Row) -> Result<Request, FleetError> {
 
 /// Goes on after a place in an appliance's sequence that was used, whoever gave it out.
 pub async fn go_on_after(sql: &Sql, site: &SiteId, id: &ApplianceId, used: u64) -> Result<(), FleetError> {
-    let update = "UPDATE appliance SET next_order_seq = $1 WHERE site_id = $2 AND id = $3 AND next_order_seq < $1";
+    let update = "UPDATE order_seq SET next = $1 WHERE site_id = $2 AND appliance_id = $3 AND next < $1";
     sql.run(update, &[used.saturating_add(1).into(), site.as_str().into(), id.as_str().into()]).await.map(drop)
 }
 
 /// Takes the next place in an appliance's sequence.
 pub async fn next_seq(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<u64, FleetError> {
-    let update = "UPDATE appliance SET next_order_seq = next_order_seq + 1 WHERE site_id = $1 AND id = $2
-                  RETURNING next_order_seq - 1";
+    let update = "UPDATE order_seq SET next = next + 1 WHERE site_id = $1 AND appliance_id = $2 RETURNING next - 1";
     let row = sql.row(update, &[site.as_str().into(), id.as_str().into()]).await?;
     row.ok_or_else(|| FleetError::NotThere(format!("no appliance is called `{site}/{id}`")))?.count(0)
 }
 
+/// Takes the next place in the sequence of each appliance a request was settled on.
+pub async fn next_seqs(sql: &Sql, request: &OrderId) -> Result<BTreeMap<(SiteId, ApplianceId), u64>, FleetError> {
+    let update = "UPDATE order_seq SET next = next + 1
+                  WHERE (site_id, appliance_id) IN (SELECT t.site_id, t.appliance_id FROM request_target t WHERE t.request_id = $1)
+                  RETURNING site_id, appliance_id, next - 1";
+    let rows = sql.rows(update, &[request.as_str().into()]).await?;
+    rows.iter().map(|row| Ok(((row.parse(0)?, row.parse(1)?), row.count(2)?))).collect()
+}
+
+/// Ids of the order keys that each appliance of a request holds: given at enrolment, told at check-ins.
+pub async fn keys_held(
+    sql: &Sql,
+    request: &OrderId,
+) -> Result<BTreeMap<(SiteId, ApplianceId), Vec<String>>, FleetError> {
+    let select = "SELECT a.site_id, a.id, a.order_key_seen FROM request_target t
+                  JOIN appliance a ON a.site_id = t.site_id AND a.id = t.appliance_id WHERE t.request_id = $1
+                  ORDER BY a.site_id, a.id";
+    let rows = sql.rows(select, &[request.as_str().into()]).await?;
+    rows.iter().map(|row| Ok(((row.parse(0)?, row.parse(1)?), row.words(2)?))).collect()
+}
+
 /// Writes an order.
 pub async fn add_order(sql: &Sql, order: &StoredOrder) -> Result<(), FleetError> {
-    let insert = "INSERT INTO appliance_order (site_id, appliance_id, seq, id, request_id, envelope, expires_at, state, queued_at, changed_at, say)
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-    let params = [
-        order.site.as_str().into(),
-        order.appliance.as_str().into(),
-        order.seq.into(),
-        order.id.as_str().into(),
-        order.request.as_str().into(),
-        order.envelope.clone().into(),
-        order.expires_at.into(),
-        order.state.word().into(),
-        order.queued_at.into(),
-        order.changed_at.into(),
-        (&order.say).into(),
-    ];
-    sql.run(insert, &params).await.map(drop)
+    add_orders(sql, std::slice::from_ref(order)).await
 }
+
+/// Writes orders, in one statement where the database can.
+pub async fn add_orders(sql: &Sql, orders: &[StoredOrder]) -> Result<(), FleetError> {
+    let values = |order: &StoredOrder| {
+        vec![
+            order.site.as_str().into(),
+            order.appliance.as_str().into(),
+            order.seq.into(),
+            order.id.as_str().into(),
+            order.request.as_str().into(),
+            order.envelope.clone().into(),
+            order.expires_at.into(),
+            order.state.word().into(),
+            order.queued_at.into(),
+            order.changed_at.into(),
+            (&order.say).into(),
+        ]
+    };
+    sql.run_many(&ORDERS, orders.iter().map(values).collect()).await.map(drop)
+}
+
+const ORDERS: Many<'static> = Many {
+    table: "appliance_order",
+    columns: &[
+        ("site_id", "text"),
+        ("appliance_id", "text"),
+        ("seq", "int8"),
+        ("id", "text"),
+        ("request_id", "text"),
+        ("envelope", "bytea"),
+        ("expires_at", "int8"),
+        ("state", "text"),
+        ("queued_at", "int8"),
+        ("changed_at", "int8"),
+        ("say", "text"),
+    ],
+};
 
 const ORDER: &str =
     "site_id, appliance_id, seq, id, request_id, envelope, expires_at, state, queued_at, changed_at, say, report";

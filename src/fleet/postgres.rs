@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/postgres/0001_fleet.sql"),
     include_str!("migrations/postgres/0002_bundles.sql"),
     include_str!("migrations/postgres/0003_requests.sql"),
+    include_str!("migrations/postgres/0004_order_seq.sql"),
 ];
 /// One migration at a time, whichever replica starts first: a number of our own for the advisory lock.
 const LOCK: i64 = 0x6d61_6c61_6368_6f72;

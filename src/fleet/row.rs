@@ -131,6 +131,12 @@ impl Row {
         }
     }
 
+    /// Words with commas between them; none where there is nothing.
+    pub fn words(&self, column: usize) -> Result<Vec<String>, FleetError> {
+        let text = self.maybe_text(column)?.unwrap_or_default();
+        Ok(text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect())
+    }
+
     /// Text that reads as something.
     pub fn parse<T: std::str::FromStr>(&self, column: usize) -> Result<T, FleetError> {
         self.text(column)?.parse().map_err(|_| wrong(column, std::any::type_name::<T>()))

@@ -225,13 +225,6 @@ pub async fn use_token(sql: &Sql, hash: &[u8; 32], now: Timestamp) -> Result<Enr
     })
 }
 
-/// Voids the tokens of an appliance that nobody used.
-pub async fn void_tokens(sql: &Sql, site: &SiteId, id: &ApplianceId, now: Timestamp) -> Result<(), FleetError> {
-    let update = "UPDATE enrol_token SET expires_at = $1
-                  WHERE site_id = $2 AND appliance_id = $3 AND used_at IS NULL AND expires_at > $1";
-    sql.run(update, &[now.into(), site.as_str().into(), id.as_str().into()]).await.map(drop)
-}
-
 /// A client certificate that was issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
@@ -257,8 +250,9 @@ pub async fn enrol(
     let (site, id) = (&token.site, &token.appliance);
     match appliance(sql, site, id).await? {
         None => {
-            let insert = "INSERT INTO appliance (site_id, id, origin, state, entry_key, head_key, recovery_key, enrolled_at, next_order_seq)
-                          VALUES ($1, $2, $3, 'active', $4, $5, $6, $7, 1)";
+            let insert =
+                "INSERT INTO appliance (site_id, id, origin, state, entry_key, head_key, recovery_key, enrolled_at)
+                          VALUES ($1, $2, $3, 'active', $4, $5, $6, $7)";
             let params = [
                 site.as_str().into(),
                 id.as_str().into(),
@@ -269,6 +263,8 @@ pub async fn enrol(
                 now.into(),
             ];
             sql.run(insert, &params).await?;
+            let places = "INSERT INTO order_seq (site_id, appliance_id, next) VALUES ($1, $2, 1)";
+            sql.run(places, &[site.as_str().into(), id.as_str().into()]).await?;
         }
         Some(known) => {
             if !token.again {
@@ -382,7 +378,7 @@ fn appliance_of(row: &Row) -> Result<Appliance, FleetError> {
         Some(at) => Some(LastSeen {
             at,
             version: row.maybe_text(9)?.unwrap_or_default(),
-            order_keys: words(row.maybe_text(10)?),
+            order_keys: row.words(10)?,
             order_seq: row.count(11)?,
             clock_offset_ms: row.int(12)?,
             outbox_depth: row.count(13)?,
@@ -421,7 +417,8 @@ pub async fn check_in(sql: &Sql, site: &SiteId, id: &ApplianceId, said: &LastSee
     let update = "UPDATE appliance SET last_seen_at = $1, version = $2, order_key_seen = $3, order_seq_seen = $4,
                   clock_offset_ms = $5, outbox_depth = $6, log_size = $7, posture = $8,
                   inventory = coalesce($9, inventory) WHERE site_id = $10 AND id = $11 AND state <> 'revoked'
-                  RETURNING state, next_order_seq - 1,
+                  RETURNING state,
+                  coalesce((SELECT s.next FROM order_seq s WHERE s.site_id = $10 AND s.appliance_id = $11), 1) - 1,
                   coalesce((SELECT l.size FROM log l WHERE l.site_id = $10 AND l.appliance_id = $11), 0),
                   coalesce((SELECT max(o.seq) FROM appliance_order o WHERE o.site_id = $10 AND o.appliance_id = $11
                             AND o.state NOT IN ('queued', 'delivered', 'expired')), 0)";
@@ -448,15 +445,11 @@ pub async fn check_in(sql: &Sql, site: &SiteId, id: &ApplianceId, said: &LastSee
     })
 }
 
-fn words(text: Option<String>) -> Vec<String> {
-    text.unwrap_or_default().split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
-}
-
 /// Ids of the order keys an appliance holds: given at enrolment, told at check-ins.
 pub async fn order_keys_held(sql: &Sql, site: &SiteId, id: &ApplianceId) -> Result<Vec<String>, FleetError> {
     let select = "SELECT order_key_seen FROM appliance WHERE site_id = $1 AND id = $2";
     let row = sql.row(select, &[site.as_str().into(), id.as_str().into()]).await?;
-    Ok(words(row.map(|row| row.maybe_text(0)).transpose()?.flatten()))
+    row.map_or(Ok(Vec::new()), |row| row.words(0))
 }
 
 /// Writes down which order keys an appliance was given.

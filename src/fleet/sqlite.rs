@@ -23,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/sqlite/0001_fleet.sql"),
     include_str!("migrations/sqlite/0002_bundles.sql"),
     include_str!("migrations/sqlite/0003_requests.sql"),
+    include_str!("migrations/sqlite/0004_order_seq.sql"),
 ];
 
 /// A unit of work; gives what is to be told once everything of the group is on disk.
@@ -252,5 +253,8 @@ mod tests {
         let orders = "SELECT count(*) FROM appliance_order o JOIN request r ON r.id = o.request_id";
         let orders: i64 = connection.query_row(orders, [], |row| row.get(0)).unwrap();
         assert_eq!(orders, 1);
+        let next = "SELECT next FROM order_seq WHERE site_id = 's' AND appliance_id = 'a'";
+        let next: i64 = connection.query_row(next, [], |row| row.get(0)).unwrap();
+        assert_eq!(next, 2, "a place is given out once");
     }
 }

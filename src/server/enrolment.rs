@@ -9,7 +9,7 @@ use crate::crypto::{hex, sha256};
 use crate::domain::id::{ApplianceId, SiteId};
 use crate::domain::time::signed;
 use crate::fleet::sites::{self, ApplianceState, EnrolToken, Site};
-use crate::fleet::{Fleet, FleetError, logs, orders};
+use crate::fleet::{Fleet, FleetError, logs, orders, tokens};
 use crate::wire::Token;
 
 /// A token just made.
@@ -97,7 +97,7 @@ pub async fn revoke(
             let (site, appliance, who) = (site.clone(), appliance.clone(), who.clone());
             Box::pin(async move {
                 sites::revoke(sql, &site, &appliance, now).await?;
-                sites::void_tokens(sql, &site, &appliance, now).await?;
+                tokens::void_tokens(sql, &site, &appliance, now).await?;
                 let name = format!("{site}/{appliance}");
                 audited(sql, (site.as_str(), now), (&who, "appliance.revoke", &name), json!({})).await
             })

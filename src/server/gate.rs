@@ -1,8 +1,9 @@
 //! Between a connection and a handler: which route, who calls, whether they may, whether they have room. Whoever is turned
 //! away where a principal was needed leaves a row in the audit trail.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,17 +63,24 @@ impl Who {
     }
 }
 
+/// Tokens that are looked for in the store, from one address within a minute, and were not known to hold before: a stranger
+/// makes up as many as they like, and each would be a question to the database.
+const STRANGER: Rate = Rate { limit: 120, window: Duration::from_mins(1) };
+
 /// Lets requests through to their handlers.
 #[derive(Debug)]
 pub(super) struct Gate {
     state: Arc<State>,
     router: Router,
     bodies: Bodies,
+    /// Hashes of tokens that held when they were last looked up, so as many as there are people's programs. They are
+    /// looked up all the same; only those who bring none of them are counted as strangers.
+    known: Mutex<BTreeSet<[u8; 32]>>,
 }
 
 impl Gate {
     pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state, router: super::api::router(), bodies: Bodies::default() }
+        Self { state, router: super::api::router(), bodies: Bodies::default(), known: Mutex::default() }
     }
 
     pub(super) fn state(&self) -> &State {
@@ -118,7 +126,7 @@ impl Gate {
                 (stranger, handler(state, Box::pin(ask(route, path, request, peer)).await?, identity).await)
             }
             Handler::Person(deed, handler) => {
-                let caller = match Box::pin(self.person(&request)).await {
+                let caller = match Box::pin(self.person(&request, peer.address)).await {
                     Ok(caller) => caller,
                     Err(problem) => return Err(Box::pin(self.turned_away(route, &object, &stranger, problem)).await),
                 };
@@ -159,13 +167,20 @@ impl Gate {
     }
 
     /// Who the token says it is.
-    async fn person(&self, request: &Request<Incoming>) -> Result<Caller, Problem> {
+    async fn person(&self, request: &Request<Incoming>, address: IpAddr) -> Result<Caller, Problem> {
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = given.and_then(|value| value.strip_prefix("Bearer ")).filter(|token| token.starts_with(TOKEN));
         let token = token.ok_or_else(|| Problem::who("this needs a token: `Authorization: Bearer mlc_…`"))?;
         let (hash, now) = (sha256(token.as_bytes()), self.state.clock.now());
+        if !self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&hash) {
+            let key = format!("stranger:{}", Whose::Address(address));
+            if let Taken::Later { after } = self.state.limiter.take(&key, STRANGER).await {
+                return Err(too_many(STRANGER, after));
+            }
+        }
         let known =
             self.state.fleet.look(move |sql| Box::pin(async move { people::caller(sql, &hash, now).await })).await?;
+        self.remember(hash, known.is_some());
         let caller = known.ok_or_else(|| Problem::who("the token is not known, revoked or too old"))?;
         let fleet = self.state.fleet.clone();
         // Nobody waits for it, and nothing is lost with it.
@@ -173,6 +188,15 @@ impl Gate {
             fleet.change(move |sql| Box::pin(async move { people::used(sql, &hash, now).await })).await.ok()
         });
         Ok(caller)
+    }
+
+    fn remember(&self, hash: [u8; 32], holds: bool) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if holds {
+            known.insert(hash);
+        } else {
+            known.remove(&hash);
+        }
     }
 
     /// Whether the caller has room in the route's class; each class has its own, so that none starves another.
@@ -183,10 +207,7 @@ impl Gate {
             Taken::Later { after } => {
                 let label = super::metrics::Word { is: route.class.word().to_owned() };
                 self.state.metrics.limited.get_or_create(&label).inc();
-                let seconds = after.as_secs().saturating_add(1);
-                let detail = format!("{} within {} s are allowed", rate.limit, rate.window.as_secs());
-                let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
-                Err(Problem { retry_after: Some(seconds), ..problem })
+                Err(too_many(rate, after))
             }
         }
     }
@@ -232,6 +253,12 @@ impl Gate {
             tracing::error!("a refusal could not be audited: {error}");
         }
     }
+}
+
+fn too_many(rate: Rate, after: Duration) -> Problem {
+    let detail = format!("{} within {} s are allowed", rate.limit, rate.window.as_secs());
+    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
+    Problem { retry_after: Some(after.as_secs().saturating_add(1)), ..problem }
 }
 
 /// How much room each class has, per identity.

@@ -267,9 +267,11 @@ async fn issue(
     now: Timestamp,
 ) -> Result<Rung, FleetError> {
     let expires = now.checked_add(SignedDuration::from_secs(request.life_s)).unwrap_or(now);
-    let mut rung = Rung::new();
-    for (site, appliance) in request.target.iter().cloned() {
-        let seq = orders::next_seq(sql, &site, &appliance).await?;
+    let held = orders::keys_held(sql, &request.id).await?;
+    let (mut rung, mut issued) = (Rung::new(), Vec::new());
+    for (at, seq) in orders::next_seqs(sql, &request.id).await? {
+        let held = held.get(&at).map_or(&[][..], Vec::as_slice);
+        let (site, appliance) = at;
         let random = |_| FleetError::Refused("the system gave no randomness".to_owned());
         let order = Order {
             version: 1,
@@ -286,8 +288,8 @@ async fn issue(
             reason: request.reason.clone(),
             verb: verb.clone(),
         };
-        let envelope = signed(state, &order, &sites::order_keys_held(sql, &site, &appliance).await?)?;
-        let stored = StoredOrder {
+        let envelope = signed(state, &order, held)?;
+        issued.push(StoredOrder {
             site: site.clone(),
             appliance: appliance.clone(),
             seq,
@@ -300,10 +302,10 @@ async fn issue(
             changed_at: now,
             say: String::new(),
             report: None,
-        };
-        orders::add_order(sql, &stored).await?;
+        });
         rung.push((site, appliance));
     }
+    orders::add_orders(sql, &issued).await?;
     Ok(rung)
 }
 

@@ -1,6 +1,7 @@
 //! The contract of the fleet store, held by every database it can stand on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -606,6 +607,35 @@ async fn everybody_at_once(fleet: &Fleet) {
     assert_eq!(done.iter().filter(|(_, advanced)| *advanced).count(), 1);
 }
 
+/// An order to many takes a while. Check-ins go on meanwhile, and neither has to begin again.
+async fn an_order_and_a_check_in_do_not_collide(fleet: &Fleet) {
+    let known = fleet.look(|sql| Box::pin(async move { sites::appliance(sql, &north(), &desk()).await }));
+    let said = known.await.unwrap().unwrap().last.unwrap();
+    let tries = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&tries);
+    let issuing = fleet.write(move |sql| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            sites::enrolled(sql).await?;
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let seq = orders::next_seq(sql, &north(), &desk()).await?;
+            orders::add_order(sql, &order(seq, "ORD-00000000000000ff")).await
+        })
+    });
+    let speaking = async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let said = fleet.change(move |sql| {
+            let said = said.clone();
+            Box::pin(async move { sites::check_in(sql, &north(), &desk(), &said).await })
+        });
+        said.await
+    };
+    let (issued, heard) = tokio::join!(issuing, speaking);
+    issued.unwrap();
+    heard.unwrap();
+    assert_eq!(tries.load(Ordering::Relaxed), 1);
+}
+
 fn on_runtime<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work)
 }
@@ -640,6 +670,7 @@ fn postgresql_keeps_the_contract() {
     on_runtime(async {
         let fleet = Fleet::open(Place::Postgres(connection.clone())).await.unwrap();
         contract(fleet.clone()).await;
+        an_order_and_a_check_in_do_not_collide(&fleet).await;
         let tls = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
         let spoken = fleet.read(move |sql| Box::pin(async move { sql.row(tls, &[]).await })).await.unwrap().unwrap();
         assert_eq!(spoken.text(0).unwrap(), "TLSv1.3");

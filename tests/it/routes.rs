@@ -641,3 +641,25 @@ async fn appliances(world: &World, evidence: &str, refusals: &mut Vec<Refusal>) 
     let order = orders.find(|order| order["id"] == world.order.as_str()).unwrap();
     assert_eq!(order["state"], "queued", "nobody's word moved it: {order}");
 }
+
+#[test]
+fn strangers_do_not_ask_the_store_without_end_and_nobody_else_pays_for_it() {
+    on_runtime(async {
+        let world = World::new().await;
+        let place = world.place();
+        let quagga = world.nobody.with(&world.quagga).from(place);
+        assert_eq!(quagga.ask("GET", "/api/sites", "").await.unwrap().status, 200);
+        let mut said = BTreeMap::<u16, u32>::new();
+        let mut open = world.nobody.from(place).with("mlc_made-up").connect().await.unwrap();
+        for _ in 0..130 {
+            *said.entry(open.ask("GET", "/api/sites", "").await.unwrap().status).or_default() += 1;
+        }
+        assert_eq!(said, BTreeMap::from([(401, 120), (429, 10)]));
+        // Who was let in before still is, from there; and strangers from elsewhere get their answer.
+        assert_eq!(quagga.ask("GET", "/api/sites", "").await.unwrap().status, 200);
+        assert_eq!(
+            world.nobody.from(world.place()).with("mlc_x").ask("GET", "/api/sites", "").await.unwrap().status,
+            401
+        );
+    });
+}
