@@ -355,6 +355,9 @@ impl Config {
                 "telemetry.metrics: only a loopback address; put a proxy with authentication in front".to_owned()
             );
         }
+        if self.server.orders_per_site == 0 {
+            return Err("server.orders_per_site: at least 1".to_owned());
+        }
         if self.server.names.is_empty() {
             return Err("server.names: at least the one name appliances call this server by".to_owned());
         }

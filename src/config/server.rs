@@ -24,6 +24,8 @@ pub struct Server {
     pub token_life: Period,
     /// How long an appliance's certificate holds; it is renewed after two thirds.
     pub certificate_life: Period,
+    /// Requests for orders a site takes in any five minutes, whoever asks.
+    pub orders_per_site: u32,
     /// Connections at a time.
     pub connections: usize,
     /// How many of them one address may have that show no client certificate; 0 counts no addresses.
@@ -45,6 +47,7 @@ impl Default for Server {
             state_dir: PathBuf::from("/var/lib/malachor-server"),
             token_life: Period(Duration::from_hours(1)),
             certificate_life: Period(Duration::from_hours(24 * 90)),
+            orders_per_site: 10,
             connections: 10_000,
             connections_per_address: 64,
             store: Store::default(),

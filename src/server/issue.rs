@@ -26,8 +26,8 @@ use crate::lock::{Rate, Taken};
 /// How long an order holds where nobody says otherwise.
 const LIFE: i64 = 1800;
 
-/// Requests a site takes, whoever asks: a fleet is not flooded by a mistake, nor by a stolen token.
-const PER_SITE: Rate = Rate { limit: 10, window: Duration::from_mins(5) };
+/// The time in which a site takes so many requests, whoever asks: a fleet is not flooded by a mistake, nor by a stolen token.
+const WINDOW: Duration = Duration::from_mins(5);
 
 /// What somebody asks for.
 #[derive(Debug, Clone)]
@@ -110,10 +110,10 @@ async fn room(state: &Arc<State>, asked: &Asked) -> Result<(), Problem> {
         Box::pin(async move { meant(sql, &of).await })
     });
     let sites: BTreeSet<SiteId> = meant.await?.into_iter().map(|one| one.site).collect();
+    let rate = Rate { limit: state.config.orders_per_site, window: WINDOW };
     for site in sites {
-        if let Taken::Later { after } = state.limiter.take(&format!("orders:{}", Whose::Site(&site)), PER_SITE).await {
-            let detail =
-                format!("{site}: {} requests within {} s are allowed", PER_SITE.limit, PER_SITE.window.as_secs());
+        if let Taken::Later { after } = state.limiter.take(&format!("orders:{}", Whose::Site(&site)), rate).await {
+            let detail = format!("{site}: {} requests within {} s are allowed", rate.limit, rate.window.as_secs());
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail);
             return Err(Problem { retry_after: Some(after.as_secs().saturating_add(1)), ..problem });
         }
