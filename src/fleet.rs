@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod bundles;
+pub mod enrolments;
 pub mod logs;
 pub mod orders;
 pub mod people;
@@ -14,7 +15,6 @@ mod row;
 pub mod sites;
 mod sql;
 mod sqlite;
-pub mod tokens;
 
 use std::path::PathBuf;
 use std::pin::Pin;

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod authority;
 mod bodies;
+mod counted;
 pub mod enrolment;
 mod gate;
 pub mod intake;

@@ -11,8 +11,9 @@ use malachor::crypto::keys::{PrivateKey, VerifierKey};
 use malachor::crypto::sha256;
 use malachor::domain::id::{ApplianceId, SiteId};
 use malachor::domain::role::{Role, Sites};
+use malachor::fleet::enrolments::{self, Certificate, EnrolToken};
 use malachor::fleet::people::{self, Person};
-use malachor::fleet::sites::{self, Certificate, EnrolToken, EvidenceKeys, PlanTier, Site};
+use malachor::fleet::sites::{self, EvidenceKeys, PlanTier, Site};
 use malachor::fleet::{Fleet, Sql};
 use malachor::net::tls::{certificates_of, key_of, provider};
 use malachor::server::authority::Authority;
@@ -213,7 +214,7 @@ async fn put(
         created_at: now,
         expires_at: now,
     };
-    sites::enrol(sql, &token, (&appliance.origin, keys), certificate, now).await
+    enrolments::enrol(sql, &token, (&appliance.origin, keys), certificate, now).await
 }
 
 /// People who may ask for orders, as the limit is counted for each of them; gives their tokens.

@@ -1,11 +1,11 @@
 //! How much of large bodies is in memory at a time, of one appliance and of all.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::counted::{Counted, One};
 use super::problem::Problem;
 use super::router::BODY;
 
@@ -22,34 +22,19 @@ const UNIT: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Bodies {
     budget: Arc<Semaphore>,
-    held: Held,
+    held: Counted<String>,
 }
-
-type Held = Arc<Mutex<BTreeMap<String, usize>>>;
 
 /// Room for one body, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Room {
-    who: String,
-    held: Held,
-    /// `None` while it waits for it.
-    budget: Option<OwnedSemaphorePermit>,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        drop(self.budget.take());
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        match held.get_mut(&self.who) {
-            Some(count) if *count > 1 => *count -= 1,
-            Some(_) | None => drop(held.remove(&self.who)),
-        }
-    }
+    _budget: OwnedSemaphorePermit,
+    _one: One<String>,
 }
 
 impl Default for Bodies {
     fn default() -> Self {
-        Self { budget: Arc::new(Semaphore::new(BUDGET / UNIT)), held: Held::default() }
+        Self { budget: Arc::new(Semaphore::new(BUDGET / UNIT)), held: Counted::default() }
     }
 }
 
@@ -59,23 +44,13 @@ impl Bodies {
         if bytes <= BODY {
             return Ok(None);
         }
-        let mut room = self.counted(who)?;
+        let two = || Problem::later("two bodies of yours are being taken in already", 2);
+        let one = self.held.take(who.to_owned(), OF_ONE).ok_or_else(two)?;
         let units = u32::try_from(bytes.min(BUDGET).div_ceil(UNIT)).unwrap_or(u32::MAX);
         let waiting = Arc::clone(&self.budget).acquire_many_owned(units);
         let full = || Problem::later("too much is being taken in just now", 2);
         let budget = tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| full())?.map_err(|_| full())?;
-        room.budget = Some(budget);
-        Ok(Some(room))
-    }
-
-    fn counted(&self, who: &str) -> Result<Box<Room>, Problem> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(who.to_owned()).or_default();
-        if *count >= OF_ONE {
-            return Err(Problem::later("two bodies of yours are being taken in already", 2));
-        }
-        *count += 1;
-        Ok(Box::new(Room { who: who.to_owned(), held: Arc::clone(&self.held), budget: None }))
+        Ok(Some(Box::new(Room { _budget: budget, _one: one })))
     }
 }
 
@@ -102,7 +77,7 @@ mod tests {
             rooms.remove(0);
             assert!(bodies.room("f", large).await.unwrap().is_some());
             drop(rooms);
-            assert!(bodies.held.lock().unwrap().is_empty());
+            assert!(bodies.held.is_empty());
             assert_eq!(bodies.budget.available_permits(), BUDGET / UNIT);
         });
     }

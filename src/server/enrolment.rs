@@ -8,8 +8,9 @@ use super::state::{State, audited};
 use crate::crypto::{hex, sha256};
 use crate::domain::id::{ApplianceId, SiteId};
 use crate::domain::time::signed;
-use crate::fleet::sites::{self, ApplianceState, EnrolToken, Site};
-use crate::fleet::{Fleet, FleetError, logs, orders, tokens};
+use crate::fleet::enrolments::{self, EnrolToken};
+use crate::fleet::sites::{self, ApplianceState, Site};
+use crate::fleet::{Fleet, FleetError, logs, orders};
 use crate::wire::Token;
 
 /// A token just made.
@@ -46,7 +47,7 @@ pub async fn token(
         .write(move |sql| {
             let (kept, who) = (kept.clone(), who.clone());
             Box::pin(async move {
-                sites::add_token(sql, &kept).await?;
+                enrolments::add_token(sql, &kept).await?;
                 let name = format!("{}/{}", kept.site, kept.appliance);
                 let detail = json!({"again": kept.again, "expires": kept.expires_at.to_string()});
                 audited(sql, (kept.site.as_str(), now), (&who, "enrolment.token", &name), detail).await
@@ -96,8 +97,8 @@ pub async fn revoke(
         .write(move |sql| {
             let (site, appliance, who) = (site.clone(), appliance.clone(), who.clone());
             Box::pin(async move {
-                sites::revoke(sql, &site, &appliance, now).await?;
-                tokens::void_tokens(sql, &site, &appliance, now).await?;
+                enrolments::revoke(sql, &site, &appliance, now).await?;
+                enrolments::void_tokens(sql, &site, &appliance, now).await?;
                 let name = format!("{site}/{appliance}");
                 audited(sql, (site.as_str(), now), (&who, "appliance.revoke", &name), json!({})).await
             })

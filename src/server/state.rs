@@ -27,7 +27,7 @@ use crate::domain::bundle::BundleKind;
 use crate::domain::id::{ApplianceId, SiteId};
 use crate::domain::time::signed;
 use crate::fleet::audit::{self, Audit};
-use crate::fleet::{Fleet, PostgresConnection, Sql, bundles, sites};
+use crate::fleet::{Fleet, PostgresConnection, Sql, bundles, enrolments};
 use crate::lock::{Asked, Limiter, RedisConnection};
 use crate::net::http::Http;
 use crate::net::tls;
@@ -230,7 +230,7 @@ impl State {
     /// Reads again which certificates are revoked. Until that works nobody is let in on an old list for long.
     pub async fn read_revoked(&self) -> Result<(), crate::fleet::FleetError> {
         let now = self.clock.now();
-        let serials = self.fleet.read(move |sql| Box::pin(sites::revoked(sql, now))).await?;
+        let serials = self.fleet.read(move |sql| Box::pin(enrolments::revoked(sql, now))).await?;
         *self.revoked.write().unwrap_or_else(PoisonError::into_inner) = serials.into_iter().collect();
         self.revoked_read_at.store(now.as_second(), Ordering::Relaxed);
         Ok(())

@@ -1,9 +1,10 @@
 //! Whose window a limiter counts in. Each kind has its own prefix: a person called like a site shares nothing with it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::domain::id::{ApplianceId, SiteId};
+use crate::net::counted_as;
 
 /// Somebody, or something, that is counted by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub(super) enum Whose<'a> {
     Site(&'a SiteId),
     /// An appliance.
     Appliance(&'a SiteId, &'a ApplianceId),
-    /// Where a connection comes from. One who has an IPv6 address has 2^64 of them, so their network is counted.
+    /// Where a connection comes from.
     Address(IpAddr),
 }
 
@@ -24,12 +25,9 @@ impl fmt::Display for Whose<'_> {
             Self::Person(id) => write!(out, "person:{id}"),
             Self::Site(id) => write!(out, "site:{id}"),
             Self::Appliance(site, id) => write!(out, "appliance:{site}/{id}"),
-            Self::Address(address) => match address.to_canonical() {
+            Self::Address(address) => match counted_as(*address) {
                 IpAddr::V4(address) => write!(out, "address:{address}"),
-                IpAddr::V6(address) => {
-                    let network = Ipv6Addr::from(u128::from(address) & (u128::MAX << 64));
-                    write!(out, "address:{network}/64")
-                }
+                IpAddr::V6(network) => write!(out, "address:{network}/64"),
             },
         }
     }

@@ -14,12 +14,11 @@ use malachor::domain::order::OrderState;
 use malachor::domain::role::{Role, Roles, Sites};
 use malachor::fleet::audit::{self, Audit};
 use malachor::fleet::bundles;
+use malachor::fleet::enrolments::{self, Certificate, EnrolToken};
 use malachor::fleet::logs::{self, Advance, Followed, NewEntry, Segment};
 use malachor::fleet::orders::{self, Request, StoredOrder};
 use malachor::fleet::people::{self, Person, Token};
-use malachor::fleet::sites::{
-    self, ApplianceState, Certificate, EnrolToken, EvidenceKeys, LastSeen, PlanTier, Site, Standing,
-};
+use malachor::fleet::sites::{self, ApplianceState, EvidenceKeys, LastSeen, PlanTier, Site, Standing};
 use malachor::fleet::{Fleet, FleetError, Kind, Place, PostgresConnection};
 use malachor::server::publish::{Draft, publish};
 
@@ -75,10 +74,16 @@ async fn enrol(fleet: &Fleet, hash: u8, serial: &'static str, keys_: &'static st
     fleet
         .write(move |sql| {
             Box::pin(async move {
-                sites::add_token(sql, &token(hash, hash > 1)).await?;
-                let token = sites::use_token(sql, &[hash; 32], later(1)).await?;
-                sites::enrol(sql, &token, ("o/malachor/north/front-desk", &keys(keys_)), &certificate(serial), later(1))
-                    .await
+                enrolments::add_token(sql, &token(hash, hash > 1)).await?;
+                let token = enrolments::use_token(sql, &[hash; 32], later(1)).await?;
+                enrolments::enrol(
+                    sql,
+                    &token,
+                    ("o/malachor/north/front-desk", &keys(keys_)),
+                    &certificate(serial),
+                    later(1),
+                )
+                .await
             })
         })
         .await
@@ -148,27 +153,27 @@ async fn a_transaction_is_all_or_nothing(fleet: &Fleet) {
 
 async fn a_token_enrols_one_appliance_once(fleet: &Fleet) {
     enrol(fleet, 1, "01", "first").await.unwrap();
-    let again: Result<_, _> = fleet.write(|sql| Box::pin(sites::use_token(sql, &[1; 32], later(2)))).await;
+    let again: Result<_, _> = fleet.write(|sql| Box::pin(enrolments::use_token(sql, &[1; 32], later(2)))).await;
     assert_eq!(again.unwrap_err().kind(), Kind::Refused, "it is used");
-    let unknown = fleet.write(|sql| Box::pin(sites::use_token(sql, &[9; 32], later(2)))).await;
+    let unknown = fleet.write(|sql| Box::pin(enrolments::use_token(sql, &[9; 32], later(2)))).await;
     assert_eq!(unknown.unwrap_err().kind(), Kind::Refused);
     let late: Result<_, _> = fleet
         .write(|sql| {
             Box::pin(async move {
-                sites::add_token(sql, &token(2, true)).await?;
-                sites::use_token(sql, &[2; 32], later(60)).await
+                enrolments::add_token(sql, &token(2, true)).await?;
+                enrolments::use_token(sql, &[2; 32], later(60)).await
             })
         })
         .await;
     assert_eq!(late.unwrap_err().kind(), Kind::Refused, "its time is over");
-    let second = fleet.write(|sql| Box::pin(async move { sites::add_token(sql, &token(3, false)).await })).await;
+    let second = fleet.write(|sql| Box::pin(async move { enrolments::add_token(sql, &token(3, false)).await })).await;
     assert_eq!(second.unwrap_err().kind(), Kind::Conflict, "the name is taken");
     assert_eq!(enrol(fleet, 4, "04", "other").await.unwrap_err().kind(), Kind::Refused, "not with other keys");
     enrol(fleet, 5, "05", "first").await.unwrap();
-    assert_eq!(fleet.read(|sql| Box::pin(sites::revoked(sql, later(3)))).await.unwrap(), ["01"]);
+    assert_eq!(fleet.read(|sql| Box::pin(enrolments::revoked(sql, later(3)))).await.unwrap(), ["01"]);
     // Asked where it cannot change any more: a certificate that was revoked meanwhile renews nothing.
     let may = |serial: &'static str| {
-        fleet.write(move |sql| Box::pin(async move { sites::may_go_on(sql, &north(), &desk(), serial).await }))
+        fleet.write(move |sql| Box::pin(async move { enrolments::may_go_on(sql, &north(), &desk(), serial).await }))
     };
     assert!(may("05").await.is_ok());
     assert_eq!(may("01").await.unwrap_err().kind(), Kind::Refused);
@@ -176,9 +181,9 @@ async fn a_token_enrols_one_appliance_once(fleet: &Fleet) {
     // The first use of a newer one ends the older.
     let ended = fleet.write(|sql| {
         Box::pin(async move {
-            sites::add_certificate(sql, &north(), &desk(), &certificate("06"), later(2)).await?;
-            assert_eq!(sites::replace_older(sql, &north(), &desk(), "05", later(3)).await?, 0);
-            sites::replace_older(sql, &north(), &desk(), "06", later(3)).await
+            enrolments::add_certificate(sql, &north(), &desk(), &certificate("06"), later(2)).await?;
+            assert_eq!(enrolments::replace_older(sql, &north(), &desk(), "05", later(3)).await?, 0);
+            enrolments::replace_older(sql, &north(), &desk(), "06", later(3)).await
         })
     });
     assert_eq!(ended.await.unwrap(), 1);
@@ -187,7 +192,7 @@ async fn a_token_enrols_one_appliance_once(fleet: &Fleet) {
     // Who is not listened to any more stays so, whatever is said on an open connection.
     let state = fleet.write(|sql| {
         Box::pin(async move {
-            sites::revoke(sql, &north(), &desk(), later(3)).await?;
+            enrolments::revoke(sql, &north(), &desk(), later(3)).await?;
             sites::roll_back(sql, &north(), &desk()).await?;
             let state = sites::appliance(sql, &north(), &desk()).await?.map(|one| one.state);
             let last = LastSeen {

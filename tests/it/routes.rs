@@ -14,8 +14,8 @@ use serde_json::Value;
 use malachor::crypto::sha256;
 use malachor::domain::bundle::{BundleKind, SITE_FILE};
 use malachor::domain::role::{Role, Sites, may};
+use malachor::fleet::enrolments::{self, EnrolToken};
 use malachor::fleet::people::{self, Person, Token};
-use malachor::fleet::sites::{self, EnrolToken};
 use malachor::fleet::{self, Place};
 use malachor::server::api;
 use malachor::server::authority::{Authority, identity};
@@ -457,7 +457,7 @@ async fn enrolments(world: &World, refusals: &mut Vec<Refusal>) {
         let tokens = [over.clone(), used.clone(), elsewhere.clone()];
         Box::pin(async move {
             for token in &tokens {
-                sites::add_token(sql, token).await?;
+                enrolments::add_token(sql, token).await?;
             }
             Ok(())
         })

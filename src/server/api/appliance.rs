@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::crypto::dsse;
 use crate::domain::bundle::{BUNDLE, BundleKind};
 use crate::fleet::sites::{self, ApplianceState, LastSeen, Standing};
-use crate::fleet::{BoxFuture, bundles, orders};
+use crate::fleet::{BoxFuture, bundles, enrolments, orders};
 use crate::server::authority::Identity;
 use crate::server::problem::Problem;
 use crate::server::router::{Answer, Ask};
@@ -106,7 +106,7 @@ async fn settle(state: &Arc<State>, identity: &Identity, now: Timestamp) -> Resu
     let ended = state.fleet.write(move |sql| {
         let who = who.clone();
         Box::pin(async move {
-            let ended = sites::replace_older(sql, &who.site, &who.appliance, &who.serial, now).await?;
+            let ended = enrolments::replace_older(sql, &who.site, &who.appliance, &who.serial, now).await?;
             if ended > 0 {
                 let name = format!("{}/{}", who.site, who.appliance);
                 let detail = json!({"by": who.serial, "ended": ended});
@@ -153,7 +153,9 @@ async fn rolled_back(
         let (who, detail) = (who.clone(), detail.clone());
         Box::pin(async move {
             let (site, id) = (&who.site, &who.appliance);
-            sites::roll_back(sql, site, id).await?;
+            if !sites::roll_back(sql, site, id).await? {
+                return Ok(());
+            }
             let name = format!("{site}/{id}");
             let actor = format!("appliance:{name}");
             audited(sql, (site.as_str(), at), (&actor, "appliance.rolled_back", &name), detail).await

@@ -8,7 +8,8 @@ use crate::crypto::keys::{PublicKey, SignatureType, VerifierKey};
 use crate::crypto::{sha256, unbase64};
 use crate::domain::time::signed;
 use crate::fleet::BoxFuture;
-use crate::fleet::sites::{self, Certificate, EvidenceKeys};
+use crate::fleet::enrolments::{self, Certificate};
+use crate::fleet::sites::{self, EvidenceKeys};
 use crate::server::authority::{Identity, Issued};
 use crate::server::problem::Problem;
 use crate::server::router::{Answer, Ask};
@@ -39,7 +40,7 @@ pub(super) fn enrol(state: Arc<State>, ask: Ask) -> Reply {
                 let (this, csr, origin, stored, peer) =
                     (Arc::clone(&this), csr.clone(), asked.origin.clone(), stored.clone(), peer.clone());
                 Box::pin(async move {
-                    let token = sites::use_token(sql, &hash, now).await?;
+                    let token = enrolments::use_token(sql, &hash, now).await?;
                     let named = format!("{}/malachor/{}/{}", this.operator_domain, token.site, token.appliance);
                     if origin != named {
                         let why = format!("the token is for the log {named}, not for {origin}");
@@ -50,7 +51,7 @@ pub(super) fn enrol(state: Arc<State>, ask: Ask) -> Reply {
                         .authority
                         .issue(&csr, (&token.site, &token.appliance), life)
                         .map_err(|error| crate::fleet::FleetError::Refused(error.to_string()))?;
-                    sites::enrol(sql, &token, (&origin, &stored), &certificate(&issued), now).await?;
+                    enrolments::enrol(sql, &token, (&origin, &stored), &certificate(&issued), now).await?;
                     sites::hold_order_keys(sql, &token.site, &token.appliance, &held).await?;
                     let name = format!("{}/{}", token.site, token.appliance);
                     let detail = json!({"again": token.again, "serial": issued.serial, "peer": peer, "keys": {"entry": stored.entry, "head": stored.head}});
@@ -120,8 +121,8 @@ pub(super) fn renew(state: Arc<State>, ask: Ask, identity: Identity) -> Reply {
                 let (kept, who) = (kept.clone(), who.clone());
                 Box::pin(async move {
                     // Asked once more, in here: between the gate and this the appliance may have been revoked.
-                    sites::may_go_on(sql, &who.site, &who.appliance, &who.serial).await?;
-                    sites::add_certificate(sql, &who.site, &who.appliance, &kept, now).await?;
+                    enrolments::may_go_on(sql, &who.site, &who.appliance, &who.serial).await?;
+                    enrolments::add_certificate(sql, &who.site, &who.appliance, &kept, now).await?;
                     let name = format!("{}/{}", who.site, who.appliance);
                     let detail = json!({"serial": kept.serial, "replaces": who.serial});
                     audited(

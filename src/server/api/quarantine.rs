@@ -9,8 +9,7 @@ use serde_json::json;
 
 use super::evidence::standing;
 use crate::crypto::sha256_hex;
-use crate::fleet::sites::{self, ApplianceState};
-use crate::fleet::{FleetError, Sql, logs};
+use crate::fleet::{FleetError, Sql, logs, sites};
 use crate::lock::{Rate, Taken};
 use crate::server::authority::Identity;
 use crate::server::intake::{self, Rejected};
@@ -81,9 +80,7 @@ async fn keep(sql: &Sql, found: &Contradiction) -> Result<bool, FleetError> {
     let (whose, name) = ((&who.site, &who.appliance), format!("{}/{}", who.site, who.appliance));
     let actor = format!("appliance:{name}");
     if let Rejected::Fork(seq) = why {
-        let known = sites::appliance(sql, whose.0, whose.1).await?;
-        if known.is_some_and(|known| known.state == ApplianceState::Active) {
-            sites::set_state(sql, whose.0, whose.1, ApplianceState::RolledBack).await?;
+        if sites::roll_back(sql, whose.0, whose.1).await? {
             let detail = json!({"fork": seq});
             audited(sql, (who.site.as_str(), *at), (&actor, "appliance.rolled_back", &name), detail).await?;
         }
