@@ -5,8 +5,10 @@
 
 mod bounded;
 mod load;
+mod place;
 mod secret;
 pub mod server;
+mod server_layer;
 mod trusted;
 
 use std::collections::BTreeMap;
@@ -24,8 +26,9 @@ use crate::domain::time::{parse_duration, show_duration, signed};
 use crate::domain::window::{Window, Windows};
 
 pub use bounded::{bytes_of, text_of};
-pub use load::{ConfigError, Loaded, Origin, load, load_without_content};
-pub use secret::{SOURCES, secret};
+pub use load::{Loaded, load, load_without_content};
+pub use place::{ConfigError, Origin};
+pub use secret::{SOURCES, Secret, secret};
 pub use trusted::trusted;
 
 /// Everything that can be configured.

@@ -22,6 +22,7 @@ pub mod publish;
 pub mod router;
 mod signs;
 pub mod state;
+pub mod stores;
 mod whose;
 
 use std::net::SocketAddr;

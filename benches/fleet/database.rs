@@ -66,7 +66,8 @@ impl Databases {
                 let url = postgres.url(&name);
                 let file = server_dir.join("password");
                 write_private(&file, postgres.password.as_bytes());
-                let config = format!("[server.store]\nurl = \"{url}\"\npassword_file = \"{}\"\n", file.display());
+                let config =
+                    format!("[server.store]\nurl = \"{url}\"\npassword = {{ file = \"{}\" }}\n", file.display());
                 let password = Some(postgres.password.clone());
                 (Place::Postgres(PostgresConnection { url, password, roots: None, connections: 4 }), config)
             }

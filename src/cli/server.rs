@@ -182,7 +182,7 @@ async fn list_keys(session: &Session<'_>, keys: &ServerKeys) -> Result<(), Failu
 
 async fn check_worm(session: &Session<'_>) -> Result<Exit, Failure> {
     let loaded = session.loaded()?;
-    let kept = server::state::open_worm(&loaded.config.server).await?;
+    let kept = server::stores::open_worm(&loaded.config.server).await?;
     let proofs = kept.prove(Clock::system().now()).await.map_err(|error| Failure::unavailable(&error))?;
     let (mut broken, mut untold) = (0, 0);
     for proof in &proofs {

@@ -12,7 +12,8 @@ use crate::fleet::people::{self, Person};
 use crate::fleet::sites::{self, PlanTier};
 use crate::fleet::{Fleet, FleetError, Kind, Sql};
 use crate::server::problem::Problem;
-use crate::server::state::{audited, open_fleet};
+use crate::server::state::audited;
+use crate::server::stores::open_fleet;
 use crate::server::{State, enrolment};
 
 use super::server::on_runtime;

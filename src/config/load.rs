@@ -1,61 +1,18 @@
 //! Reading the layers, remembering where every value came from, pointing at what is wrong.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::domain::mode::Mode;
-use crate::domain::schema::nearest;
-
+use super::place::{ConfigError, Origin, line_of, origins_of, with_hint};
+use super::server_layer::{keep_strict, merge, server_layer};
 use super::{Config, text_of};
 
 /// Prefix of environment variables that are configuration.
 const PREFIX: &str = "MALACHOR__";
 /// Bytes of a configuration file; the example with every key has a few thousand.
 const MOST: u64 = 1024 * 1024;
-/// What the server's layer is called in messages.
-const SERVER: &str = "the server's configuration";
-/// What the server's layer may say. Who an appliance is, where it keeps things and what it logs stays its own.
-const FROM_SERVER: &[&str] = &["agent.heartbeat", "agent.jitter_percent", "heal", "runbooks", "site.timezone"];
-
-/// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Built in.
-    Default,
-    /// A line of what the server gave.
-    Server(usize),
-    /// A line of the file.
-    File(PathBuf, usize),
-    /// An environment variable.
-    Env(String),
-    /// A command line flag.
-    Flag(String),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => out.write_str("default"),
-            Self::Server(line) => write!(out, "{SERVER}:{line}"),
-            Self::File(path, line) => write!(out, "{}:{line}", path.display()),
-            Self::Env(name) => write!(out, "environment {name}"),
-            Self::Flag(name) => write!(out, "flag {name}"),
-        }
-    }
-}
-
-/// A configuration that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {message}")]
-pub struct ConfigError {
-    /// File and line, variable or flag.
-    pub place: String,
-    /// What is wrong, what is expected, what may have been meant.
-    pub message: String,
-}
 
 /// A configuration and where each of its values came from.
 #[derive(Debug, Clone)]
@@ -86,30 +43,6 @@ impl Loaded {
     /// A mode is the strictest that any layer says: neither the server nor this machine can loosen the other's.
     pub fn over(&self, server: &str) -> Result<Self, ConfigError> {
         layered(Some(server), self.file.as_deref(), self.environment.iter().cloned(), &[])
-    }
-
-    /// Keeps every mode at least as strict as the server's layer has it.
-    fn keep_strict(&mut self, server: &Value) {
-        let mode = |value: Option<&Value>| value.and_then(|mode| serde_json::from_value(mode.clone()).ok());
-        let mut held = Vec::new();
-        if let Some(limit) = mode(server.pointer("/heal/mode"))
-            && limit < self.config.heal.mode
-        {
-            self.config.heal.mode = limit;
-            held.push("heal.mode".to_owned());
-        }
-        for (id, runbook) in &mut self.config.runbooks {
-            let limit: Option<Mode> = mode(server.pointer(&format!("/runbooks/{id}/mode")));
-            if let Some(limit) = limit
-                && runbook.mode.is_none_or(|mode| limit < mode)
-            {
-                runbook.mode = Some(limit);
-                held.push(format!("runbooks.{id}.mode"));
-            }
-        }
-        for key in held {
-            self.origins.insert(key, Origin::Server(0));
-        }
     }
 
     /// Changes one value from a flag.
@@ -226,42 +159,15 @@ fn layered(
         || file.filter(|_| !without.is_empty()).map_or("environment".to_owned(), |path| path.display().to_string());
     loaded.config = serde_json::from_value(tree)
         .map_err(|error| ConfigError { place: place(), message: with_hint(&error.to_string()) })?;
-    loaded.keep_strict(&strict);
+    if let Some(text) = server {
+        let held = keep_strict(&mut loaded.config, &strict, text);
+        loaded.origins.extend(held);
+    }
     loaded.config.check().map_err(|message| {
         let key = message.split(':').next().unwrap_or_default().to_owned();
         ConfigError { place: loaded.place(&key).to_string(), message }
     })?;
     Ok(loaded)
-}
-
-/// What the server gave, if it says only what a server may.
-fn server_layer(text: &str) -> Result<Value, ConfigError> {
-    let at = |offset: usize, message: String| ConfigError {
-        place: Origin::Server(line_of(text, offset)).to_string(),
-        message,
-    };
-    let table: toml::Table = toml::from_str::<Config>(text)
-        .and_then(|_| toml::from_str(text))
-        .map_err(|error| at(error.span().map_or(0, |span| span.start), with_hint(error.message())))?;
-    let (keys, _) = origins_of(text, Origin::Server);
-    let allowed = |key: &str| FROM_SERVER.iter().any(|may| key == *may || key.starts_with(&format!("{may}.")));
-    if let Some((key, place)) = keys.iter().find(|(key, _)| !allowed(key)) {
-        let message = format!("{key}: a server may say only {}", FROM_SERVER.join(", "));
-        return Err(ConfigError { place: place.to_string(), message });
-    }
-    serde_json::to_value(&table).map_err(|error| at(0, error.to_string()))
-}
-
-/// Lays one tree over another; lists are replaced whole.
-fn merge(below: &mut Value, above: Value) {
-    match (below, above) {
-        (Value::Object(below), Value::Object(above)) => {
-            for (key, value) in above {
-                merge(below.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (below, above) => *below = above,
-    }
 }
 
 /// Reads the file alone, so that its mistakes are placed in it.
@@ -301,20 +207,6 @@ fn key_in(value: &toml::de::DeValue<'_>, span: std::ops::Range<usize>, offset: u
         return items.iter().find_map(|item| key_in(item.get_ref(), item.span(), offset));
     }
     span.contains(&offset).then(String::new)
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
-}
-
-/// Adds the nearest known key to serde's "unknown field" message.
-fn with_hint(message: &str) -> String {
-    let mut words = message.split('`').skip(1).step_by(2);
-    let known: Vec<&str> = words.clone().skip(1).collect();
-    match words.next().and_then(|unknown| nearest(unknown, known.into_iter())) {
-        Some(near) if message.starts_with("unknown ") => format!("{message}; did you mean `{near}`?"),
-        _ => message.to_owned(),
-    }
 }
 
 fn overlay(
@@ -361,30 +253,6 @@ fn typed(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// The line of every key of a text that holds a value, and of every table.
-fn origins_of(text: &str, origin: impl Fn(usize) -> Origin) -> (BTreeMap<String, Origin>, BTreeMap<String, Origin>) {
-    let (mut origins, mut tables) = (BTreeMap::new(), BTreeMap::new());
-    if let Ok(table) = toml::de::DeTable::parse(text) {
-        walk(table.get_ref(), "", &mut |key, offset, is_table| {
-            let map = if is_table { &mut tables } else { &mut origins };
-            map.insert(key, origin(line_of(text, offset)));
-        });
-    }
-    (origins, tables)
-}
-
-fn walk(table: &toml::de::DeTable<'_>, prefix: &str, found: &mut impl FnMut(String, usize, bool)) {
-    for (key, value) in table {
-        let name = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
-        if let toml::de::DeValue::Table(inner) = value.get_ref() {
-            walk(inner, &name, found);
-            found(name, key.span().start, true);
-        } else {
-            found(name, key.span().start, false);
-        }
-    }
-}
-
 fn flatten(prefix: &str, value: &Value, rows: &mut Vec<(String, String)>) {
     match value {
         Value::Object(map) if !map.is_empty() => {
@@ -402,6 +270,7 @@ fn flatten(prefix: &str, value: &Value, rows: &mut Vec<(String, String)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::mode::Mode;
 
     fn from_text(text: &str) -> Result<Loaded, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -540,6 +409,11 @@ mod tests {
         assert_eq!((heal.mode, heal.flap_count, heal.executions_per_hour), (Mode::Approve, 3, 2));
         assert_eq!(loaded.config.runbook("RB-A-001").mode, Some(Mode::Observe));
         assert_eq!(loaded.origin("heal.executions_per_hour").to_string(), "the server's configuration:4");
+        assert_eq!(
+            loaded.origin("heal.mode").to_string(),
+            "the server's configuration:2",
+            "what holds, and not what was written"
+        );
         assert!(loaded.origin("heal.flap_count").to_string().ends_with(":3"));
         // An own file that is stricter stays so.
         std::fs::write(file.path(), "[heal]\nmode = \"observe\"\n[runbooks.RB-A-001]\nmode = \"heal\"\n").unwrap();

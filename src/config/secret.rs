@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::bounded::private_text_of;
@@ -15,7 +15,7 @@ const OTHERS: u32 = 0o007;
 const OF_THE_AGENT: &str = "/run/credentials/malachor.service";
 
 /// Where a secret is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Source {
     /// A file only its owner can read.
@@ -27,24 +27,52 @@ enum Source {
 /// The names of the ways a secret can be kept; what they say may be shown.
 pub const SOURCES: [&str; 2] = ["file", "credential"];
 
+/// A setting that names where a secret is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Secret(Source);
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        // Whatever is written there instead may be the secret itself, and is not said.
+        let written = Value::deserialize(from)?;
+        Source::deserialize(&written).map(Self).map_err(|_| serde::de::Error::custom(not_here("it")))
+    }
+}
+
+impl Secret {
+    /// The secret; whatever is wrong is said without it.
+    pub fn read(&self) -> Result<String, String> {
+        kept(&self.0, &credentials())
+    }
+}
+
+fn credentials() -> PathBuf {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map_or_else(|| PathBuf::from(OF_THE_AGENT), PathBuf::from)
+}
+
+fn not_here(name: &str) -> String {
+    format!(
+        "is a secret, which is not written here; write `{name} = {{ file = \"/path\" }}`, a file only its owner can read, or \
+         `{name} = {{ credential = \"name\" }}`"
+    )
+}
+
 /// The secret that a setting `name` names; whatever is wrong is said without what was written there.
 pub fn secret(name: &str, written: &Value) -> Result<String, String> {
-    let dir = std::env::var_os("CREDENTIALS_DIRECTORY").map_or_else(|| PathBuf::from(OF_THE_AGENT), PathBuf::from);
-    read(name, written, &dir)
+    read(name, written, &credentials())
 }
 
 fn read(name: &str, written: &Value, credentials: &Path) -> Result<String, String> {
-    let source = Source::deserialize(written).map_err(|_| {
-        format!(
-            "is a secret, which is not written here; write `{name} = {{ file = \"/path\" }}`, a file only its owner can read, or \
-             `{name} = {{ credential = \"name\" }}`"
-        )
-    })?;
+    kept(&Source::deserialize(written).map_err(|_| not_here(name))?, credentials)
+}
+
+fn kept(source: &Source, credentials: &Path) -> Result<String, String> {
     let (path, refused) = match source {
         Source::File(path) if !path.is_absolute() => {
             return Err(format!("{}: write the whole path, from `/`", path.display()));
         }
-        Source::File(path) => (path, GROUP | OTHERS),
+        Source::File(path) => (path.clone(), GROUP | OTHERS),
         Source::Credential(name) if name.is_empty() || name.contains('/') || name.starts_with('.') => {
             return Err(format!("`{name}` is no name of a credential"));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Period;
+use super::{Period, Secret};
 
 /// The server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +63,8 @@ impl Default for Server {
 pub struct Store {
     /// `postgres://user@host:5432/name`, without a password; none for the embedded file.
     pub url: Option<String>,
-    /// File with the password.
-    pub password_file: Option<PathBuf>,
+    /// Where the password is kept.
+    pub password: Option<Secret>,
     /// Roots of the server's certificate (PEM); without them no TLS is spoken, which only a server on this machine may ask for.
     pub ca_file: Option<PathBuf>,
     /// Connections at the most.
@@ -73,7 +73,7 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { url: None, password_file: None, ca_file: None, connections: 16 }
+        Self { url: None, password: None, ca_file: None, connections: 16 }
     }
 }
 
@@ -83,8 +83,8 @@ impl Default for Store {
 pub struct Limiter {
     /// `redis://host:6379/0` or `rediss://…`, without a password; none counts in this process.
     pub url: Option<String>,
-    /// File with the password.
-    pub password_file: Option<PathBuf>,
+    /// Where the password is kept.
+    pub password: Option<Secret>,
     /// Roots of the server's certificate (PEM), for `rediss://`.
     pub ca_file: Option<PathBuf>,
 }
@@ -101,8 +101,8 @@ pub struct Worm {
     pub bucket: String,
     /// Access key id.
     pub access_key: String,
-    /// File with the secret access key.
-    pub secret_key_file: Option<PathBuf>,
+    /// Where the secret access key is kept.
+    pub secret_key: Option<Secret>,
     /// Roots of the store's certificate (PEM).
     pub ca_file: Option<PathBuf>,
     /// How long evidence cannot be deleted: six years and more for all (45 CFR 164.316(b)(2)(i)).
@@ -116,7 +116,7 @@ impl Default for Worm {
             region: "us-east-1".to_owned(),
             bucket: "malachor".to_owned(),
             access_key: String::new(),
-            secret_key_file: None,
+            secret_key: None,
             ca_file: None,
             keep: Period(Duration::from_hours(24 * 2192)),
         }

@@ -80,7 +80,9 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state, router: super::api::router(), bodies: Bodies::default(), known: Mutex::default() }
+        let router = super::api::router();
+        state.document.get_or_init(|| super::openapi::document(&router).to_string().into());
+        Self { state, router, bodies: Bodies::default(), known: Mutex::default() }
     }
 
     pub(super) fn state(&self) -> &State {

@@ -3,20 +3,19 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::api::router;
 use super::problem::Document;
-use super::router::{Handler, Number, Query, Route};
+use super::router::{Handler, Number, Query, Route, Router};
 use crate::domain::bundle::BundleKind;
 use crate::wire::{ID, ORDER_ID};
 
-/// The document.
-pub fn document() -> Value {
+/// The document of a route table.
+pub fn document(router: &Router) -> Value {
     let mut generator = SchemaSettings::draft2020_12()
         .with(|settings| settings.definitions_path = "/components/schemas".into())
         .into_generator();
     let problem = generator.subschema_for::<Document>();
     let mut paths = Map::new();
-    for route in router().routes() {
+    for route in router.routes() {
         let mut schema = |of: Option<super::router::SchemaOf>| of.map(|of| of(&mut generator).to_value());
         let (request, answer) = (schema(route.schemas.0), schema(route.schemas.1));
         let operation = operation(route, request, answer, problem.as_value());
@@ -110,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_verbs_in_the_document_are_those_that_are_read() {
-        let document = document();
+        let document = document(&crate::server::api::router());
         let verbs = document.pointer("/components/schemas/AskOrder/properties/verb/oneOf").unwrap();
         let verbs: Vec<&Value> = verbs.as_array().unwrap().iter().collect();
         let sample = json!({"checks": [], "check": "RB-DISK-001", "params": {}, "on": true});

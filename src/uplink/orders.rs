@@ -57,8 +57,27 @@ pub(super) async fn deal(
             None => drop(refused.insert(digest)),
         }
     }
-    tell(app, link).await?;
+    // What the server was not told yet it is told with the next check-in; what follows here must not wait for it.
+    if let Err(error) = tell(app, link).await {
+        tracing::warn!("reports on orders wait: {error}");
+    }
     Ok((after, refused))
+}
+
+/// Carries out an order to stop all healing while another order is being carried out; `false` where there is none. What
+/// stood before it in the sequence and was not begun is refused from then on.
+pub(super) async fn stop_at_once(app: &App, link: &Link, orders: &Orders) -> Result<bool, UplinkError> {
+    let last_seq = app.store.read(|tx| tx.last_order()).await?;
+    let to = Addressee { site: link.site(), appliance: link.appliance(), last_seq, now: app.clock.now() };
+    for envelope in &orders.orders {
+        // What is wrong with others is said by whoever deals with them in their turn.
+        let stops = |order: Order| matches!(order.verb, Verb::SetKillSwitch { on: true }) && order.check(to).is_ok();
+        if verified(envelope.as_bytes(), link).is_ok_and(stops) {
+            deal_with(app, link, envelope.as_bytes()).await?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// SHA-256 of envelopes that were refused and recorded.
@@ -95,6 +114,9 @@ async fn deal_with(app: &App, link: &Link, envelope: &[u8]) -> Result<Option<Aft
         Ok(()) => {
             // On disk before anything is done, so that nothing is ever done twice.
             if !used(app, &order, envelope, OrderState::Acknowledged, "").await? {
+                if known(app, &order).await? {
+                    return Ok(Some(After::Nothing));
+                }
                 let refusal = Refusal::Replay { seq: order.seq, last: last_seq };
                 return refused(app, Some(&order), &refusal).await.map(|()| None);
             }

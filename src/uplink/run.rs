@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use super::pull::{self, Pulled};
@@ -34,6 +35,9 @@ enum Next {
     Reload,
 }
 
+type Dealt = Result<(orders::After, orders::Refused), UplinkError>;
+type Dealing = JoinHandle<Dealt>;
+
 /// What is remembered from one check-in to the next, and need not survive a restart.
 #[derive(Debug, Default)]
 struct Memory {
@@ -42,6 +46,31 @@ struct Memory {
     /// Bundles that did not hold: each is refused once, and not fetched again every minute.
     refused: BTreeMap<BundleKind, Announced>,
     orders: orders::Refused,
+    /// Orders that are being carried out.
+    dealing: Option<Dealing>,
+}
+
+impl Memory {
+    /// What follows from orders that were carried out.
+    fn settle(&mut self, dealt: Result<Dealt, JoinError>) -> Result<Next, UplinkError> {
+        self.dealing = None;
+        let (after, refused) = dealt.map_err(|error| super::own("orders", error))??;
+        self.orders = refused;
+        Ok(match after {
+            orders::After::Nothing => Next::Again,
+            orders::After::Connect => Next::Connect,
+            orders::After::Reload => Next::Reload,
+        })
+    }
+
+    /// Brings what is being carried out to its end; whether the pipeline has to start again because of it.
+    async fn finish(&mut self) -> bool {
+        if self.dealing.is_none() {
+            return false;
+        }
+        let dealt = ended(&mut self.dealing).await;
+        self.settle(dealt).is_ok_and(|next| next == Next::Reload)
+    }
 }
 
 /// Speaks with the server until `stop` turns true; waits for enrolment where there is no server yet.
@@ -51,6 +80,11 @@ struct Memory {
 /// to start again because the server gave it something new.
 pub async fn run(app: App, stop: watch::Receiver<bool>) -> bool {
     let mut memory = Memory::default();
+    let reload = speak(&app, stop, &mut memory).await;
+    memory.finish().await || reload
+}
+
+async fn speak(app: &App, stop: watch::Receiver<bool>, memory: &mut Memory) -> bool {
     let mut pause = PAUSES.0;
     while !*stop.borrow() {
         if !is_enrolled(app.state_dir()) {
@@ -67,7 +101,7 @@ pub async fn run(app: App, stop: watch::Receiver<bool>) -> bool {
         };
         tracing::info!(url = link.url(), site = %link.site(), appliance = %link.appliance(), "speaking with the server");
         loop {
-            match converse(&app, &link, stop.clone(), &mut memory).await {
+            match converse(app, &link, stop.clone(), memory).await {
                 Ok(Next::Again) => pause = PAUSES.0,
                 Ok(Next::Connect) => break,
                 Ok(Next::Reload) => return true,
@@ -156,30 +190,42 @@ async fn converse(
         let left = until.saturating_duration_since(Instant::now()).as_secs().clamp(1, WAIT);
         let fetched = tokio::select! {
             fetched = orders::ask(link, left) => fetched?,
-            _ = stopping.wait_for(|stop| *stop) => return Ok(Next::Again),
+            dealt = ended(&mut memory.dealing), if memory.dealing.is_some() => {
+                let next = memory.settle(dealt)?;
+                hand_over(app, link, &heard).await;
+                if next == Next::Again { continue }
+                return Ok(next);
+            }
+            () = stopped(&mut stopping) => return Ok(Next::Again),
         };
+        let new = fetched.orders.iter().any(|order| !memory.orders.contains(&sha256(order.as_bytes())));
+        // Orders are carried out one after another, but a stop waits for none of them.
+        if memory.dealing.is_some() && new && orders::stop_at_once(app, link, &fetched).await? {
+            continue;
+        }
         if fetched.orders.is_empty() {
             continue;
         }
-        let refused = memory.orders.clone();
-        if fetched.orders.iter().all(|order| refused.contains(&sha256(order.as_bytes()))) {
-            // Nothing but what was refused before: it is not asked for in a loop.
+        if memory.dealing.is_some() || !new {
+            // They are handed out until they are used: not asked for in a loop.
             rest(PAUSES.0, stop.clone()).await;
             continue;
         }
-        // Checks may block; here they block nothing but the next order.
-        let (own, its, runtime) = (app.clone(), link.clone(), tokio::runtime::Handle::current());
-        let dealt = tokio::task::spawn_blocking(move || runtime.block_on(orders::deal(&own, &its, (fetched, refused))));
-        let (after, refused) = dealt.await.map_err(|error| super::own("orders", error))??;
-        memory.orders = refused;
-        hand_over(app, link, &heard).await;
-        match after {
-            orders::After::Nothing => {}
-            orders::After::Connect => return Ok(Next::Connect),
-            orders::After::Reload => return Ok(Next::Reload),
-        }
+        // Checks may block, and healing takes its time: check-ins and evidence go on beside it.
+        let (own, its, refused) = (app.clone(), link.clone(), memory.orders.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let dealing = move || runtime.block_on(orders::deal(&own, &its, (fetched, refused)));
+        memory.dealing = Some(tokio::task::spawn_blocking(dealing));
     }
     Ok(Next::Again)
+}
+
+/// Waits for orders that are being carried out, where there are any.
+async fn ended(dealing: &mut Option<Dealing>) -> Result<Dealt, JoinError> {
+    match dealing {
+        Some(dealing) => dealing.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Hands over what waits; what is not taken waits for the next time.
@@ -218,9 +264,14 @@ async fn renewed(app: &App, link: &Link, heard: &CheckedIn, memory: &mut Memory)
     Ok(if reload { Next::Reload } else { Next::Again })
 }
 
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error says that whoever could tell is gone, which is a stop, too.
+    stop.wait_for(|stop| *stop).await.map(drop).ok();
+}
+
 async fn rest(pause: Duration, mut stop: watch::Receiver<bool>) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = stopped(&mut stop) => {}
     }
 }

@@ -19,6 +19,31 @@ fn quick(mode: &str) -> Place {
     appliance
 }
 
+/// A server and an appliance that knows it, with the token of a person who may everything.
+struct Together {
+    appliance: Place,
+    fleet: Fleet,
+    lee: String,
+}
+
+/// `None`, with the reason noted, where there is no curl to ask with.
+fn together(mode: &str) -> Option<Together> {
+    prepared(mode, |_| {})
+}
+
+/// The same, with something done to the appliance before anybody starts.
+fn prepared(mode: &str, prepare: impl FnOnce(&Place)) -> Option<Together> {
+    if !has_curl() {
+        return None;
+    }
+    let appliance = quick(mode);
+    prepare(&appliance);
+    let fleet = Fleet::start_for(&appliance);
+    fleet.enrol(&appliance);
+    let lee = fleet.person("lee", "admin");
+    Some(Together { appliance, fleet, lee })
+}
+
 fn log(place: &Place) -> String {
     std::fs::read_to_string(place.dir.path().join("log")).unwrap_or_default()
 }
@@ -41,13 +66,7 @@ tests:
 
 #[test]
 fn content_and_configuration_reach_an_appliance_verified_or_not_at_all() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("heal");
-    let fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
-    let lee = fleet.person("lee", "admin");
+    let Some(Together { appliance, fleet, lee }) = together("heal") else { return };
     let agent = Agent(start(&appliance, &["agent"]));
 
     // Content: what does not compile is refused at the server; what does runs on the appliance.
@@ -103,12 +122,7 @@ fn content_and_configuration_reach_an_appliance_verified_or_not_at_all() {
 
 #[test]
 fn a_configuration_that_cannot_be_verified_heals_nothing() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("heal");
-    let fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
+    let Some(Together { appliance, fleet, .. }) = together("heal") else { return };
     let strict = fleet.place.write("c.toml", "[heal]\nflap_count = 7\n");
     fleet.place.ok(&["publish", "config", &strict, "--by", "ops"]);
     let agent = Agent(start(&appliance, &["agent"]));
@@ -127,13 +141,7 @@ fn a_configuration_that_cannot_be_verified_heals_nothing() {
 
 #[test]
 fn order_keys_rotate_while_orders_go_on() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("observe");
-    let fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
-    let lee = fleet.person("lee", "admin");
+    let Some(Together { appliance, fleet, lee }) = together("observe") else { return };
     let agent = Agent(start(&appliance, &["agent"]));
     let diagnose = || fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0;
     assert_eq!(diagnose(), "succeeded");
@@ -179,13 +187,7 @@ fn a_client_certificate_is_renewed_before_it_ends() {
 
 #[test]
 fn an_appliance_from_an_older_snapshot_gets_no_orders_until_somebody_looked() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("observe");
-    let fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
-    let lee = fleet.person("lee", "admin");
+    let Some(Together { appliance, fleet, lee }) = together("observe") else { return };
     let agent = Agent(start(&appliance, &["agent"]));
     assert_eq!(fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0, "succeeded");
     drop(agent);
@@ -226,14 +228,8 @@ fn an_appliance_from_an_older_snapshot_gets_no_orders_until_somebody_looked() {
 
 #[test]
 fn an_appliance_does_its_work_without_its_server_and_hands_everything_over_later() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("heal");
-    appliance.append(&format!("[runbooks.{FILE}]\nevery = \"1s\"\n"));
-    let mut fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
-    let lee = fleet.person("lee", "admin");
+    let often = |appliance: &Place| appliance.append(&format!("[runbooks.{FILE}]\nevery = \"1s\"\n"));
+    let Some(Together { appliance, mut fleet, lee }) = prepared("heal", often) else { return };
     let _agent = Agent(start(&appliance, &["agent"]));
     until("evidence arrives", || fleet.appliance(&lee)["held"].as_u64() > Some(1));
     let held = fleet.appliance(&lee)["held"].as_u64().unwrap();
@@ -253,13 +249,8 @@ fn an_appliance_does_its_work_without_its_server_and_hands_everything_over_later
 
 #[test]
 fn a_site_takes_ten_requests_in_five_minutes_whoever_asks() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("observe");
-    let fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
-    let (lee, ortiz) = (fleet.person("lee", "admin"), fleet.person("ortiz", "admin"));
+    let Some(Together { appliance: _appliance, fleet, lee }) = together("observe") else { return };
+    let ortiz = fleet.person("ortiz", "admin");
     let body = r#"{"verb": {"do": "run_checks", "checks": []}, "target": ["clinic/*"], "reason": "a test"}"#;
     for turn in 0..10 {
         let (status, said) = fleet.ask("POST", "/api/orders", if turn % 2 == 0 { &lee } else { &ortiz }, Some(body));
@@ -410,13 +401,7 @@ fn signed_as(kind: &str, order: &Order, key: &PrivateKey) -> Vec<u8> {
 
 #[test]
 fn orders_that_do_not_hold_are_refused_recorded_once_and_stand_in_nobodys_way() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("observe");
-    let fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
-    let lee = fleet.person("lee", "admin");
+    let Some(Together { appliance, fleet, lee }) = together("observe") else { return };
     let _agent = Agent(start(&appliance, &["agent"]));
     assert_eq!(fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0, "succeeded", "place 1 is used");
     let own = |order: &Order, key: &PrivateKey| signed_as(ORDER, order, key);
@@ -526,17 +511,17 @@ fn as_appliance(fleet: &Fleet, client: &std::path::Path, path: &str) -> String {
 }
 
 /// Asks for an order that needs a second person, who says yes; how it ended.
-fn ordered_by_two(fleet: &Fleet, verb: &str) -> (String, String) {
-    let (lee, ortiz) = (fleet.person("lee", "admin"), fleet.person("ortiz", "admin"));
+fn ordered_by_two(fleet: &Fleet, lee: &str, verb: &str) -> (String, String) {
+    let ortiz = fleet.person("ortiz", "admin");
     let body = format!(r#"{{"verb": {verb}, "target": ["clinic/this-host"], "reason": "a test"}}"#);
-    let (status, request) = fleet.ask("POST", "/api/orders", &lee, Some(&body));
+    let (status, request) = fleet.ask("POST", "/api/orders", lee, Some(&body));
     assert_eq!((status, &request["state"]), (200, &"waiting".into()), "{request}");
     let id = request["id"].as_str().unwrap();
     let yes = fleet.ask("POST", &format!("/api/orders/{id}/decision"), &ortiz, Some(r#"{"approve": true}"#));
     assert_eq!(yes.0, 200, "{}", yes.1);
     let over = ["succeeded", "failed", "refused", "expired"];
-    until("the order is over", || over.contains(&fleet.order(&lee, id).0.as_str()));
-    fleet.order(&lee, id)
+    until("the order is over", || over.contains(&fleet.order(lee, id).0.as_str()));
+    fleet.order(lee, id)
 }
 
 #[test]
@@ -557,12 +542,13 @@ fn a_new_client_certificate_ends_the_one_before() {
     std::io::Write::write_all(&mut enroll.stdin.take().unwrap(), format!("{}\n", fleet.token(false)).as_bytes())
         .unwrap();
     assert!(enroll.wait().unwrap().success(), "the token comes by standard input");
+    let lee = fleet.person("lee", "admin");
     let client = appliance.dir.path().join("state/server/client.pem");
     let stolen = appliance.dir.path().join("stolen.pem");
     std::fs::copy(&client, &stolen).unwrap();
     assert_eq!(as_appliance(&fleet, &stolen, "/v1/log"), "200");
     let _agent = Agent(start(&appliance, &["agent"]));
-    let (state, say) = ordered_by_two(&fleet, r#"{"do": "rotate_keys"}"#);
+    let (state, say) = ordered_by_two(&fleet, &lee, r#"{"do": "rotate_keys"}"#);
     assert_eq!((state.as_str(), say.as_str()), ("succeeded", "the client certificate has a new key"));
     until("the old one ends", || as_appliance(&fleet, &stolen, "/v1/log") == "401");
     assert_eq!(as_appliance(&fleet, &client, "/v1/log"), "200");
@@ -570,36 +556,24 @@ fn a_new_client_certificate_ends_the_one_before() {
 
 #[test]
 fn what_two_people_signed_is_what_runs() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("heal");
-    crate::place::change(&appliance, "remediate:", "params:\n  word: { type: string, default: good }\nremediate:");
-    crate::place::change(
-        &appliance,
-        "content: '{\"state\": \"good\"}'",
-        "content: '{\"state\": \"good\", \"by\": \"{{ params.word }}\"}'",
-    );
-    let fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
+    let with_word = |appliance: &Place| {
+        crate::place::change(appliance, "remediate:", "params:\n  word: { type: string, default: good }\nremediate:");
+        let content = "content: '{\"state\": \"good\", \"by\": \"{{ params.word }}\"}'";
+        crate::place::change(appliance, "content: '{\"state\": \"good\"}'", content);
+    };
+    let Some(Together { appliance, fleet, lee }) = prepared("heal", with_word) else { return };
     let _agent = Agent(start(&appliance, &["agent"]));
     until("the agent checked", || stdout(&appliance.run(&["evidence", "list"])).contains(FILE));
     appliance.write("facts.json", "{\"state\": \"bad\"}");
     let verb = format!(r#"{{"do": "run_runbook", "check": "{FILE}", "params": {{"word": "lee"}}}}"#);
-    let (state, say) = ordered_by_two(&fleet, &verb);
+    let (state, say) = ordered_by_two(&fleet, &lee, &verb);
     assert_eq!(state, "succeeded", "{say}");
     assert!(facts(&appliance).contains("\"by\": \"lee\""), "{}", facts(&appliance));
 }
 
 #[test]
 fn a_stop_comes_through_while_evidence_cannot_be_kept() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("observe");
-    let fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
-    let lee = fleet.person("lee", "admin");
+    let Some(Together { appliance, fleet, lee }) = together("observe") else { return };
     let worm = fleet.place.dir.path().join("fleet/worm");
     std::fs::rename(&worm, worm.with_extension("away")).unwrap();
     std::fs::write(&worm, "in the way").unwrap();
@@ -614,13 +588,7 @@ fn a_stop_comes_through_while_evidence_cannot_be_kept() {
 
 #[test]
 fn a_server_from_an_older_backup_gets_again_what_it_lost() {
-    if !has_curl() {
-        return;
-    }
-    let appliance = quick("observe");
-    let mut fleet = Fleet::start_for(&appliance);
-    fleet.enrol(&appliance);
-    let lee = fleet.person("lee", "admin");
+    let Some(Together { appliance, mut fleet, lee }) = together("observe") else { return };
     let dir = fleet.place.dir.path().join("fleet");
     let agent = Agent(start(&appliance, &["agent"]));
     let diagnose = |fleet: &Fleet| fleet.ordered(&lee, r#"{"do": "collect_diagnostics"}"#).0;
@@ -657,4 +625,26 @@ fn a_server_from_an_older_backup_gets_again_what_it_lost() {
     assert!(trail.to_string().contains("server.behind"), "{trail}");
     let said = stdout(&appliance.run(&["--json", "evidence", "list"]));
     assert!(said.contains("the server lost entries it had acknowledged"), "{said}");
+}
+
+#[test]
+fn a_stop_waits_for_no_other_order() {
+    let slow = "RB-TEST-SLOW-001";
+    let check = SECOND.replace("RB-TEST-SECOND-001", slow).replace("timeout: 5s", "timeout: 60s");
+    let check = check.replace("[echo, '{\"state\": \"good\"}']", "[sleep, \"25\"]");
+    let prepare = |appliance: &Place| drop(appliance.write("catalog/slow.yaml", &check));
+    let Some(Together { appliance, fleet, lee }) = prepared("observe", prepare) else { return };
+    let _agent = Agent(start(&appliance, &["agent"]));
+    until("the agent speaks", || fleet.appliance(&lee)["last_seen_at"].is_string());
+    let body = format!(
+        r#"{{"verb": {{"do": "run_checks", "checks": ["{slow}"]}}, "target": ["clinic/this-host"], "reason": "a test"}}"#
+    );
+    let (status, request) = fleet.ask("POST", "/api/orders", &lee, Some(&body));
+    assert_eq!(status, 200, "{request}");
+    let id = request["id"].as_str().unwrap();
+    until("it is under way", || fleet.order(&lee, id).0 == "running");
+    let (state, say) = fleet.ordered(&lee, r#"{"do": "set_kill_switch", "on": true}"#);
+    assert_eq!((state.as_str(), say.as_str()), ("succeeded", "kill switch on"));
+    assert_eq!(fleet.order(&lee, id).0, "running", "the other one goes on beside it");
+    until("the other one ends", || fleet.order(&lee, id).0 == "succeeded");
 }

@@ -55,8 +55,8 @@ impl Grown {
         let ca = self.peers.ca();
         let redis = var("REDIS_TLS_URL").replace(&format!(":{}@", var("REDIS_PASSWORD")), "@");
         format!(
-            "{}[server.limiter]\nurl = {redis:?}\npassword_file = {:?}\nca_file = {ca:?}\n\
-             [server.worm]\nendpoint = {:?}\nbucket = \"{BUCKET}\"\naccess_key = {:?}\nsecret_key_file = {:?}\n",
+            "{}[server.limiter]\nurl = {redis:?}\npassword = {{ file = {:?} }}\nca_file = {ca:?}\n\
+             [server.worm]\nendpoint = {:?}\nbucket = \"{BUCKET}\"\naccess_key = {:?}\nsecret_key = {{ file = {:?} }}\n",
             postgres(&self.peers, &self.secrets),
             secret(&self.peers, &self.secrets, "REDIS_PASSWORD"),
             var("S3_ENDPOINT"),
@@ -92,7 +92,7 @@ impl Grown {
 /// The part of a configuration that names the database.
 pub(crate) fn postgres(peers: &Peers, secrets: &Place) -> String {
     format!(
-        "[server.store]\nurl = \"postgres://{}@localhost:{}/{}\"\npassword_file = {:?}\nca_file = {:?}\n",
+        "[server.store]\nurl = \"postgres://{}@localhost:{}/{}\"\npassword = {{ file = {:?} }}\nca_file = {:?}\n",
         peers.var("PGUSER"),
         peers.var("PGPORT"),
         peers.var("PGDATABASE"),

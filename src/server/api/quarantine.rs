@@ -79,11 +79,11 @@ async fn keep(sql: &Sql, found: &Contradiction) -> Result<bool, FleetError> {
     let Contradiction { who, why, proof, at } = found;
     let (whose, name) = ((&who.site, &who.appliance), format!("{}/{}", who.site, who.appliance));
     let actor = format!("appliance:{name}");
-    if let Rejected::Fork(seq) = why {
-        if sites::roll_back(sql, whose.0, whose.1).await? {
-            let detail = json!({"fork": seq});
-            audited(sql, (who.site.as_str(), *at), (&actor, "appliance.rolled_back", &name), detail).await?;
-        }
+    if let Rejected::Fork(seq) = why
+        && sites::roll_back(sql, whose.0, whose.1).await?
+    {
+        let detail = json!({"fork": seq});
+        audited(sql, (who.site.as_str(), *at), (&actor, "appliance.rolled_back", &name), detail).await?;
     }
     let since = at.checked_sub(DAY).unwrap_or(Timestamp::MIN);
     let (rows, bytes) = logs::quarantined_since(sql, whose, since).await?;

@@ -42,8 +42,12 @@ pub(super) fn ready(state: Arc<State>, _: Ask) -> Reply {
     })
 }
 
-pub(super) fn openapi(_: Arc<State>, _: Ask) -> Reply {
-    Box::pin(async { Answer::json(&crate::server::openapi::document()) })
+pub(super) fn openapi(state: Arc<State>, _: Ask) -> Reply {
+    Box::pin(async move {
+        let text = state.document.get().cloned();
+        let text = text.ok_or_else(|| Problem::later("the server is only starting", 1))?;
+        Ok(Answer::text("application/json", text))
+    })
 }
 
 pub(super) fn metrics(state: Arc<State>, _: Ask, caller: Caller) -> Reply {
